@@ -1,0 +1,1 @@
+//! librdkafka properties of each client, each with its reason.

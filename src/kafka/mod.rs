@@ -1,0 +1,9 @@
+//! Tasks out, replies in.
+
+pub mod client;
+pub mod embedded;
+pub mod native;
+pub mod replies;
+pub mod submit;
+pub mod watch;
+pub mod wire;

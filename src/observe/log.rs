@@ -1,0 +1,1 @@
+//! Structured logs: text on a terminal, JSON otherwise.

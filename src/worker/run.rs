@@ -1,0 +1,1 @@
+//! poll → handle → produce the reply → commit.
