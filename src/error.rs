@@ -26,9 +26,12 @@ pub enum Reject {
     /// The body was not complete within `BODY_TIMEOUT_MS`.
     #[error("the body was not complete in time")]
     BodyTimeout,
-    /// The body is larger than `MAX_BODY_BYTES` (the value), or than Kafka takes.
+    /// The body is larger than `MAX_BODY_BYTES` (the value).
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(usize),
+    /// Kafka takes no message of this size (`message.max.bytes`).
+    #[error("the task is larger than the broker takes")]
+    TaskTooLarge,
     /// The request target is longer than `MAX_URI_BYTES`.
     #[error("the request target is too long")]
     UriTooLong,
@@ -65,6 +68,9 @@ pub enum Reject {
     /// The tasks or the results topic does not exist.
     #[error("a Kafka topic is missing; `thousandx topics` creates it")]
     TopicMissing,
+    /// `MAX_CONNECTIONS` are open in this process.
+    #[error("too many connections are open")]
+    Overloaded,
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -106,7 +112,7 @@ impl Reject {
             Self::NotFound => (404, "not_found", None, Keep),
             Self::MethodNotAllowed(_) => (405, "method_not_allowed", None, Keep),
             Self::BodyTimeout => (408, "body_timeout", None, Close),
-            Self::BodyTooLarge(_) => (413, "body_too_large", None, Close),
+            Self::BodyTooLarge(_) | Self::TaskTooLarge => (413, "body_too_large", None, Close),
             Self::UriTooLong => (414, "uri_too_long", None, Close),
             Self::UnsupportedMediaType => (415, "unsupported_media_type", None, Close),
             Self::HeadersTooLarge => (431, "headers_too_large", None, Close),
@@ -119,6 +125,7 @@ impl Reject {
             Self::BrokerUnavailable => (503, "broker_unavailable", Some(1), Keep),
             Self::BrokerQueueFull => (503, "broker_queue_full", Some(1), Keep),
             Self::TopicMissing => (503, "topic_missing", Some(5), Keep),
+            Self::Overloaded => (503, "overloaded", Some(1), Close),
             Self::Draining => (503, "draining", Some(1), Close),
             Self::ReplyTimeout => (504, "reply_timeout", None, Keep),
         };
@@ -136,6 +143,7 @@ impl Reject {
             Self::MethodNotAllowed("POST"),
             Self::BodyTimeout,
             Self::BodyTooLarge(1),
+            Self::TaskTooLarge,
             Self::UriTooLong,
             Self::UnsupportedMediaType,
             Self::HeadersTooLarge,
@@ -148,6 +156,7 @@ impl Reject {
             Self::BrokerUnavailable,
             Self::BrokerQueueFull,
             Self::TopicMissing,
+            Self::Overloaded,
             Self::Draining,
             Self::ReplyTimeout,
         ]
@@ -177,6 +186,9 @@ pub enum StartError {
     /// The operating system refused a thread, a runtime or a signal handler.
     #[error("the operating system refused: {0}")]
     System(#[from] std::io::Error),
+    /// The grace of the drain ended, or a second signal came, with requests still in flight.
+    #[error("{0} requests were still in flight at the end and got 503")]
+    CutOff(usize),
     /// A one-shot command (`probe`, `topics`) found that something is not as it should be.
     #[error("{0}")]
     Check(String),
@@ -184,13 +196,14 @@ pub enum StartError {
 
 impl StartError {
     /// The process exit code: 64 bad settings (`EX_USAGE`), 69 a service cannot be had (`EX_UNAVAILABLE`),
-    /// 71 the system refused (`EX_OSERR`), 1 a check that failed.
+    /// 71 the system refused (`EX_OSERR`), 75 a drain that cut requests off (`EX_TEMPFAIL`), 1 a check that failed.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => 64,
             Self::Listen { .. } | Self::Kafka(_) | Self::Redis(_) => 69,
             Self::System(_) => 71,
+            Self::CutOff(_) => 75,
             Self::Check(_) => 1,
         }
     }

@@ -1,1 +1,5 @@
 //! One file per command; wires parts together, owns no logic.
+
+pub mod serve;
+mod service;
+mod shard;

@@ -34,3 +34,9 @@ impl<T: Send> Receiver<T> {
         std::future::pending().await
     }
 }
+impl<T: Send> Receiver<T> {
+    /// stub
+    pub fn try_recv(&mut self) -> Option<Vec<T>> {
+        todo!()
+    }
+}

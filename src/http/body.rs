@@ -1,1 +1,155 @@
-//! body
+//! The body of a request: read under its own deadline before any permit is taken, checked without building a tree.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde::de::IgnoredAny;
+
+use super::route::BodyKind;
+use crate::config::HttpSettings;
+use crate::error::Reject;
+
+/// The task that an empty body stands for.
+pub const DEFAULT_TASK: &[u8] = br#"{"action":"get_gift_code"}"#;
+
+/// Reads the whole body, at most `MAX_BODY_BYTES`, within `BODY_TIMEOUT_MS`, and checks that it is what it should be.
+pub async fn read(incoming: Incoming, kind: BodyKind, limits: &HttpSettings) -> Result<Bytes, Reject> {
+    let declared = incoming.size_hint().exact();
+    if declared.is_some_and(|length| length > limits.body_bytes_max as u64) {
+        return Err(Reject::BodyTooLarge(limits.body_bytes_max));
+    }
+    let body = tokio::time::timeout(limits.body_timeout, collect(incoming, limits.body_bytes_max))
+        .await
+        .map_err(|_| Reject::BodyTimeout)??;
+    if body.is_empty() {
+        return Ok(Bytes::from_static(DEFAULT_TASK));
+    }
+    if kind == BodyKind::Json {
+        check_json(&body, limits.json_depth_max)?;
+    }
+    Ok(body)
+}
+
+/// One JSON value in UTF-8, at most `depth_max` levels deep (RFC 8259).
+pub fn check_json(body: &[u8], depth_max: usize) -> Result<(), Reject> {
+    let text = std::str::from_utf8(body).map_err(|error| Reject::MalformedJson(error.to_string()))?;
+    if depth(body) > depth_max {
+        return Err(Reject::MalformedJson(format!("nested deeper than {depth_max} levels")));
+    }
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| Reject::MalformedJson(error.to_string()))?;
+    Ok(())
+}
+
+async fn collect(mut incoming: Incoming, bytes_max: usize) -> Result<Bytes, Reject> {
+    let mut pieces = Pieces::None;
+    while let Some(frame) = incoming.frame().await {
+        let Ok(data) = frame.map_err(|_| Reject::BrokenBody)?.into_data() else { continue };
+        if pieces.len() + data.len() > bytes_max {
+            return Err(Reject::BodyTooLarge(bytes_max));
+        }
+        pieces = pieces.add(data);
+        if incoming.is_end_stream() {
+            break;
+        }
+    }
+    Ok(pieces.into_bytes())
+}
+
+/// A body that came in one piece, as most do, is passed on as it is.
+enum Pieces {
+    None,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(bytes) => bytes.len(),
+            Self::Many(bytes) => bytes.len(),
+        }
+    }
+
+    fn add(self, data: Bytes) -> Self {
+        let mut all = match self {
+            Self::None => return Self::One(data),
+            Self::One(first) => BytesMut::from(&first[..]),
+            Self::Many(all) => all,
+        };
+        all.extend_from_slice(&data);
+        Self::Many(all)
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::None => Bytes::new(),
+            Self::One(bytes) => bytes,
+            Self::Many(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+/// Deepest nesting of brackets outside strings. Only meaningful for valid JSON; of anything else it ends all the same.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn malformed(body: &[u8]) -> bool {
+        matches!(check_json(body, 64), Err(Reject::MalformedJson(_)))
+    }
+
+    #[test]
+    fn takes_any_json_value_and_nothing_else() {
+        for good in ["{}", "[]", "1", "null", "\"a\\\"b\"", " {\"a\": [1, 2.5e3, true]} "] {
+            assert_eq!(check_json(good.as_bytes(), 64), Ok(()), "{good}");
+        }
+        for bad in ["", " ", "{", "{}{}", "{a:1}", "[1,]", "nul", "\"", "01", "\u{feff}{}", "{\"a\":1}x"] {
+            assert!(malformed(bad.as_bytes()), "{bad}");
+        }
+        assert!(malformed(b"\"\xff\""), "not UTF-8");
+    }
+
+    #[test]
+    fn counts_depth_outside_strings_only() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(check_json(nested(64).as_bytes(), 64), Ok(()));
+        assert!(malformed(nested(65).as_bytes()));
+        assert!(malformed(nested(100_000).as_bytes()), "and does not overflow the stack");
+        let brackets_in_a_string = format!("\"{}\"", "[".repeat(1000));
+        assert_eq!(check_json(brackets_in_a_string.as_bytes(), 64), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_tree_builder(text in "\\PC{0,40}|[\\[\\]{}\",:0-9a-z\\\\ ]{0,40}") {
+            let tree = serde_json::from_str::<serde_json::Value>(&text);
+            prop_assert_eq!(check_json(text.as_bytes(), 64).is_ok(), tree.is_ok());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = check_json(&bytes, 4);
+        }
+    }
+}

@@ -1,6 +1,140 @@
 //! HTTP meaning: which request is what, and what it is answered.
 
+pub mod admin;
 pub mod body;
+pub mod metrics;
 pub mod queue;
 pub mod respond;
 pub mod route;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+
+use crate::admit::Admission;
+use crate::config::HttpSettings;
+use crate::correlate::Table;
+use crate::error::Reject;
+use crate::kafka::submit::Submitter;
+use crate::kafka::wire::Outcome;
+use crate::lifecycle::Lifecycle;
+use crate::observe::clock::Clock;
+use crate::observe::metrics::Registry;
+use metrics::HttpMetrics;
+use respond::RequestId;
+use route::Route;
+
+/// What the connection saw of the request's framing and hyper does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Nothing amiss.
+    Clear,
+    /// `Content-Length` and `Transfer-Encoding` together.
+    Ambiguous,
+}
+
+/// Which listener a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The only one: everything is here.
+    Whole,
+    /// The public one, when `ADMIN_ADDR` is set: no metrics.
+    Public,
+    /// `ADMIN_ADDR`: health and metrics, no queue.
+    Admin,
+}
+
+/// Everything that a shard's requests need; one per shard and door, never shared between threads.
+pub struct Gateway {
+    /// Limits and deadlines.
+    pub settings: Rc<HttpSettings>,
+    /// Which paths are served.
+    pub door: Door,
+    /// Requests that wait for a reply.
+    pub table: Table<Outcome>,
+    /// In-flight permits.
+    pub admission: Admission,
+    /// Tasks to Kafka.
+    pub submitter: Submitter,
+    /// Readiness and drain.
+    pub life: Arc<Lifecycle>,
+    /// All metrics of the process, for `/metrics`.
+    pub registry: Arc<Registry>,
+    /// This shard's own numbers.
+    pub metrics: Arc<HttpMetrics>,
+    /// Unix time without a system call per request.
+    pub clock: Rc<Clock>,
+    /// Ids of requests that are refused before they get a correlation id.
+    pub random: RefCell<StdRng>,
+}
+
+impl Gateway {
+    /// Answers any request; errors, and panics, are answers too.
+    pub async fn respond(&self, request: Request<Incoming>, framing: Framing) -> Response<Full<Bytes>> {
+        let request_id = RequestId::of(&request);
+        match unpanicked(self.dispatch(request, framing, &request_id)).await {
+            Ok(response) => response,
+            Err(reject) => {
+                self.metrics.rejected(&reject);
+                respond::problem(&reject, &request_id.or_random(|| self.random.borrow_mut().next_u64()))
+            }
+        }
+    }
+
+    /// The same shard seen through another listener.
+    #[must_use]
+    pub fn through(&self, door: Door) -> Rc<Self> {
+        Rc::new(Self {
+            settings: Rc::clone(&self.settings),
+            door,
+            table: self.table.clone(),
+            admission: self.admission.clone(),
+            submitter: self.submitter.clone(),
+            life: Arc::clone(&self.life),
+            registry: Arc::clone(&self.registry),
+            metrics: Arc::clone(&self.metrics),
+            clock: Rc::clone(&self.clock),
+            random: random(),
+        })
+    }
+
+    async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        framing: Framing,
+        request_id: &RequestId,
+    ) -> Result<Response<Full<Bytes>>, Reject> {
+        route::vet(&request, framing, &self.settings)?;
+        match route::route(request.method(), request.uri(), self.door)? {
+            Route::Queue => queue::post(self, request, request_id).await,
+            route => Ok(admin::get(self, &route, &request)),
+        }
+    }
+}
+
+/// A random generator for [`Gateway::random`], seeded by the operating system.
+#[must_use]
+pub fn random() -> RefCell<StdRng> {
+    RefCell::new(StdRng::from_os_rng())
+}
+
+/// Turns a panic inside `future` into [`Reject::Internal`], so that it ends this request and nothing else. What the
+/// request held is given back as the future is dropped.
+async fn unpanicked<T>(future: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled,
+        Err(_) => Poll::Ready(Err(Reject::Internal)),
+    })
+    .await
+}

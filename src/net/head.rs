@@ -1,0 +1,92 @@
+//! A look at the head of a request as it passes by, for the one thing that hyper does not tell its service: that
+//! `Content-Length` and `Transfer-Encoding` came together (RFC 9112, 6.3: a sign of request smuggling).
+
+/// Longest header name of interest, `transfer-encoding`, and its colon.
+const PREFIX_MAX: usize = 18;
+
+/// Scans one head; bytes may come in any pieces.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HeadScan {
+    /// Start of the line that is being read, at most as much as tells the two names apart.
+    prefix: [u8; PREFIX_MAX],
+    prefix_len: usize,
+    lines: u32,
+    content_length: bool,
+    transfer_encoding: bool,
+    complete: bool,
+}
+
+impl HeadScan {
+    /// Looks at the next bytes from the socket; those after the end of the head are passed over.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+        while !self.complete && !bytes.is_empty() {
+            let end = memchr::memchr(b'\n', bytes);
+            let line = &bytes[..end.unwrap_or(bytes.len())];
+            let taken = line.len().min(PREFIX_MAX - self.prefix_len);
+            self.prefix[self.prefix_len..self.prefix_len + taken].copy_from_slice(&line[..taken]);
+            self.prefix_len += taken;
+            let Some(end) = end else { return };
+            self.line_ended();
+            bytes = &bytes[end + 1..];
+        }
+    }
+
+    /// Both `Content-Length` and `Transfer-Encoding` were in the head.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.content_length && self.transfer_encoding
+    }
+
+    /// The request line has not ended yet: what is too long is the request target.
+    pub(super) fn is_in_request_line(&self) -> bool {
+        self.lines == 0
+    }
+
+    fn line_ended(&mut self) {
+        let prefix = &self.prefix[..self.prefix_len];
+        // An empty line before the request line is allowed (RFC 9112, 2.2); the one after the fields ends the head.
+        let empty = prefix.is_empty() || prefix == b"\r";
+        self.complete = empty && self.lines > 0;
+        self.lines += u32::from(!empty);
+        self.content_length |= starts_with(prefix, b"content-length:");
+        self.transfer_encoding |= starts_with(prefix, b"transfer-encoding:");
+        self.prefix_len = 0;
+    }
+}
+
+fn starts_with(line: &[u8], name: &[u8]) -> bool {
+    line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: &[u8] =
+        b"\r\nPOST /q HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nCONTENT-LENGTH: 3\r\n\r\n0\r\n";
+
+    #[test]
+    fn sees_both_headers_in_any_pieces() {
+        for size in 1..BOTH.len() {
+            let mut scan = HeadScan::default();
+            BOTH.chunks(size).for_each(|piece| scan.feed(piece));
+            assert!(scan.is_ambiguous(), "pieces of {size}");
+            assert!(!scan.is_in_request_line());
+        }
+    }
+
+    #[test]
+    fn does_not_mistake_a_body_or_a_longer_name() {
+        let mut scan = HeadScan::default();
+        scan.feed(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx-content-length: 1\r\n\r\ncontent-length: 1\r\n");
+        assert!(!scan.is_ambiguous());
+    }
+
+    #[test]
+    fn knows_that_the_request_line_goes_on() {
+        let mut scan = HeadScan::default();
+        scan.feed(b"GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+        assert!(scan.is_in_request_line());
+        scan.feed(b" HTTP/1.1\r\nHost:");
+        assert!(!scan.is_in_request_line());
+    }
+}
