@@ -2,7 +2,9 @@
 //!
 //! A [`Permit`] is given back exactly once, on drop: reply, timeout, error, client gone, panic and drain need no code.
 
+pub mod counter;
 pub mod local;
+pub mod rate;
 pub mod redis;
 
 use crate::correlate::{Admitted, CorrelationId};
@@ -50,16 +52,16 @@ pub struct Permit {
 /// Who takes the permit back.
 enum Owner {
     Local(local::LocalLimiter),
-    Redis(redis::RedisLimiter),
+    Redis(redis::RedisLimiter, redis::PermitKey),
 }
 
 impl Permit {
-    pub(super) fn local(id: CorrelationId, owner: local::LocalLimiter) -> Self {
+    fn local(id: CorrelationId, owner: local::LocalLimiter) -> Self {
         Self { id, owner: Owner::Local(owner) }
     }
 
-    pub(super) fn redis(id: CorrelationId, owner: redis::RedisLimiter) -> Self {
-        Self { id, owner: Owner::Redis(owner) }
+    fn redis(id: CorrelationId, owner: redis::RedisLimiter, key: redis::PermitKey) -> Self {
+        Self { id, owner: Owner::Redis(owner, key) }
     }
 }
 
@@ -73,7 +75,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         match &self.owner {
             Owner::Local(limiter) => limiter.release(),
-            Owner::Redis(limiter) => limiter.release(self.id),
+            Owner::Redis(limiter, key) => limiter.release(*key),
         }
     }
 }

@@ -1,0 +1,344 @@
+//! The state machine driven by hand: a fake Redis is a reply written down here, time is a number added to a start.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A batcher of two permits with a working connection.
+struct Bench {
+    batcher: Batcher,
+    batch: Batch,
+    metrics: Arc<RedisMetrics>,
+    now: Instant,
+}
+
+fn id(n: usize) -> PermitId {
+    let mut text = [b'0'; 36];
+    text.copy_from_slice(format!("{n:036}").as_bytes());
+    PermitId::new(text)
+}
+
+fn granted(granted: usize, size: u64) -> Reply {
+    Reply { granted, size, now_ms: 1, released: 0, reinserted: 0, why: Why::NotRefused }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let metrics = Arc::<RedisMetrics>::default();
+        let mut batcher = Batcher::new(2, PATIENCE, Arc::clone(&metrics));
+        batcher.start();
+        Self { batcher, batch: Batch::default(), metrics, now: Instant::now() }
+    }
+
+    fn enqueue(&mut self, n: usize) -> Result<usize, Refused> {
+        self.batcher.enqueue(id(n), self.now)
+    }
+
+    fn build(&mut self) -> &Batch {
+        self.batcher.build(&mut self.batch, self.now);
+        &self.batch
+    }
+
+    fn settle(&mut self, reply: Reply) {
+        self.batcher.settle(&self.batch, &reply, self.now);
+    }
+
+    fn answer(&mut self, key: usize) -> Poll<Result<(), Refused>> {
+        self.batcher.poll_answer(key, &mut Context::from_waker(Waker::noop()))
+    }
+
+    /// A held permit with the id `n`.
+    fn hold(&mut self, n: usize) -> usize {
+        let key = self.enqueue(n).unwrap();
+        self.build();
+        self.settle(granted(1, 1));
+        assert_eq!(self.answer(key), Poll::Ready(Ok(())));
+        key
+    }
+}
+
+#[test]
+fn the_first_granted_are_the_first_that_came() {
+    let mut bench = Bench::new();
+    let keys: Vec<_> = (0..3).map(|n| bench.enqueue(n).unwrap()).collect();
+    assert_eq!(bench.build().acquires, [id(0), id(1), id(2)]);
+    bench.settle(Reply { why: Why::Full, ..granted(2, 2) });
+    assert_eq!(bench.answer(keys[0]), Poll::Ready(Ok(())));
+    assert_eq!(bench.answer(keys[1]), Poll::Ready(Ok(())));
+    assert_eq!(bench.answer(keys[2]), Poll::Ready(Err(Refused::CapacityReached)));
+    assert_eq!((bench.metrics.granted.get(), bench.metrics.held.get()), (2, 2));
+}
+
+#[test]
+fn a_full_set_refuses_without_a_call_until_the_recheck() {
+    let mut bench = Bench::new();
+    bench.enqueue(0).unwrap();
+    bench.build();
+    bench.settle(granted(1, 2));
+    assert_eq!(bench.enqueue(1), Err(Refused::CapacityReached));
+    assert!(!bench.batcher.has_work());
+    bench.now += FULL_RECHECK;
+    assert!(bench.enqueue(1).is_ok());
+}
+
+#[test]
+fn a_reply_with_room_opens_a_full_set_at_once() {
+    let mut bench = Bench::new();
+    let key = bench.enqueue(0).unwrap();
+    bench.build();
+    bench.settle(granted(1, 2));
+    bench.batcher.release(key);
+    bench.build();
+    bench.settle(granted(0, 1));
+    assert!(bench.enqueue(1).is_ok());
+}
+
+#[test]
+fn a_released_id_is_not_renewed() {
+    let mut bench = Bench::new();
+    let (first, _second) = (bench.hold(0), bench.hold(1));
+    bench.batcher.renew_held();
+    bench.batcher.release(first);
+    let batch = bench.build();
+    assert_eq!((&batch.releases[..], &batch.renewals[..]), (&[id(0)][..], &[id(1)][..]));
+}
+
+#[test]
+fn a_failed_call_refuses_compensates_and_releases_again() {
+    let mut bench = Bench::new();
+    let held = bench.hold(0);
+    bench.batcher.release(held);
+    let key = bench.enqueue(1).unwrap();
+    bench.build();
+    bench.batcher.fail(&bench.batch);
+    bench.batcher.stop();
+    assert_eq!(bench.answer(key), Poll::Ready(Err(Refused::Unavailable)));
+    assert_eq!(bench.enqueue(2), Err(Refused::Unavailable), "down: no waiting");
+    assert!(bench.batcher.is_recovering());
+    assert_eq!(bench.build().releases, [id(0), id(1)]);
+    bench.settle(granted(0, 0));
+    assert_eq!(bench.enqueue(2), Err(Refused::Unavailable), "a reply alone does not end the recovery");
+    assert_eq!(bench.metrics.permit_missing.get(), 0, "an id in doubt may be missing");
+    assert_eq!((bench.metrics.compensations.get(), bench.metrics.release_deferred.get()), (1, 1));
+}
+
+#[test]
+fn a_missing_id_is_counted_on_its_first_release() {
+    let mut bench = Bench::new();
+    let held = bench.hold(0);
+    bench.batcher.release(held);
+    bench.build();
+    bench.settle(granted(0, 0));
+    assert_eq!(bench.metrics.permit_missing.get(), 1);
+}
+
+#[test]
+fn a_future_dropped_in_any_state_leaves_nothing() {
+    let mut bench = Bench::new();
+    let queued = bench.enqueue(0).unwrap();
+    bench.batcher.abandon(queued);
+    assert!(bench.build().acquires.is_empty(), "never sent");
+
+    let sent = bench.enqueue(1).unwrap();
+    bench.build();
+    bench.batcher.abandon(sent);
+    bench.settle(granted(1, 1));
+    assert_eq!(bench.build().releases, [id(1)], "granted to nobody: given back");
+    bench.settle(Reply { released: 1, ..granted(0, 0) });
+
+    let unread = bench.enqueue(2).unwrap();
+    bench.build();
+    bench.settle(granted(1, 1));
+    bench.batcher.abandon(unread);
+    assert_eq!(bench.build().releases, [id(2)], "granted and not read: given back");
+    bench.settle(Reply { released: 1, ..granted(0, 0) });
+
+    let refused = bench.enqueue(3).unwrap();
+    bench.build();
+    bench.settle(Reply { why: Why::Stale, ..granted(0, 0) });
+    bench.batcher.abandon(refused);
+    assert!(bench.batcher.entries.is_empty());
+    assert!(bench.batcher.is_flushed());
+    assert_eq!(bench.metrics.held.get(), 0);
+}
+
+#[test]
+fn an_abandoned_acquire_of_a_failed_call_is_compensated_too() {
+    let mut bench = Bench::new();
+    let key = bench.enqueue(0).unwrap();
+    bench.build();
+    bench.batcher.abandon(key);
+    bench.batcher.fail(&bench.batch);
+    bench.batcher.stop();
+    assert!(bench.batcher.entries.is_empty());
+    assert_eq!(bench.build().releases, [id(0)]);
+}
+
+#[test]
+fn an_acquire_that_waited_too_long_is_refused_not_sent() {
+    let mut bench = Bench::new();
+    let key = bench.enqueue(0).unwrap();
+    bench.now += PATIENCE + Duration::from_millis(1);
+    assert!(bench.build().acquires.is_empty());
+    assert_eq!(bench.answer(key), Poll::Ready(Err(Refused::Unavailable)));
+}
+
+#[test]
+fn a_call_has_a_bound_and_the_rest_is_the_next_one() {
+    let mut bench = Bench::new();
+    for n in 0..BATCH_MAX + 1 {
+        bench.enqueue(n).unwrap();
+    }
+    assert_eq!(bench.build().acquires.len(), BATCH_MAX);
+    bench.settle(Reply { why: Why::Full, ..granted(2, 2) });
+    assert_eq!(bench.build().acquires, [id(BATCH_MAX)]);
+}
+
+#[test]
+fn renewals_walk_all_held_ids_in_slices() {
+    let mut bench = Bench::new();
+    let held = 2 * BATCH_MAX + 5;
+    for n in 0..held {
+        bench.enqueue(n).unwrap();
+    }
+    while bench.batcher.has_work() {
+        let asked = bench.build().acquires.len();
+        bench.settle(granted(asked, 1));
+    }
+    bench.batcher.renew_held();
+    let mut renewed = Vec::new();
+    while bench.batcher.has_work() {
+        let slice = bench.build().renewals.clone();
+        assert!(slice.len() <= BATCH_MAX);
+        renewed.extend(slice);
+        bench.settle(granted(0, 1));
+    }
+    assert_eq!(renewed, (0..held).map(id).collect::<Vec<_>>());
+}
+
+#[test]
+fn queues_are_bounded() {
+    let mut bench = Bench::new();
+    for n in 0..WAITING_MAX {
+        bench.enqueue(n).unwrap();
+    }
+    assert_eq!(bench.enqueue(0), Err(Refused::Unavailable));
+    let ids: Vec<_> = (0..DEFERRED_RELEASES_MAX + 3).map(id).collect();
+    bench.batcher.fail(&Batch { releases: ids, ..Batch::default() });
+    assert_eq!(bench.batcher.retried.len(), DEFERRED_RELEASES_MAX);
+    assert_eq!(bench.metrics.release_left.get(), 3);
+}
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Enqueue,
+    Abandon(usize),
+    Release(usize),
+    Call { fails: bool },
+    Reconnect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Enqueue),
+        1 => any::<usize>().prop_map(Step::Abandon),
+        2 => any::<usize>().prop_map(Step::Release),
+        3 => any::<bool>().prop_map(|fails| Step::Call { fails }),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+/// The keys that tests hold on to, and a set that plays Redis. A failing call may be done or not: here it is.
+struct World {
+    bench: Bench,
+    redis: std::collections::HashSet<PermitId>,
+    waiting: Vec<usize>,
+    held: Vec<usize>,
+    next: usize,
+}
+
+impl World {
+    fn call(&mut self, fails: bool) {
+        let size_before = self.redis.len();
+        let batch = self.bench.build().clone_ids();
+        self.redis.retain(|id| !batch.0.contains(id));
+        let released = size_before - self.redis.len();
+        self.redis.extend(&batch.1);
+        let granted = batch.2.len().min(2usize.saturating_sub(self.redis.len()));
+        self.redis.extend(&batch.2[..granted]);
+        if fails {
+            self.bench.batcher.fail(&self.bench.batch);
+            self.bench.batcher.stop();
+        } else {
+            let why = if granted < batch.2.len() { Why::Full } else { Why::NotRefused };
+            let size = self.redis.len() as u64;
+            self.bench.settle(Reply { granted, size, now_ms: 0, released, reinserted: 0, why });
+            self.bench.now += FULL_RECHECK;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        for key in waiting {
+            match self.bench.answer(key) {
+                Poll::Ready(Ok(())) => self.held.push(key),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => self.waiting.push(key),
+            }
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Enqueue => {
+                self.next += 1;
+                self.waiting.extend(self.bench.enqueue(self.next).ok());
+            }
+            Step::Abandon(n) if !self.waiting.is_empty() => {
+                let key = self.waiting.swap_remove(n % self.waiting.len());
+                self.bench.batcher.abandon(key);
+            }
+            Step::Release(n) if !self.held.is_empty() => {
+                let key = self.held.swap_remove(n % self.held.len());
+                self.bench.batcher.release(key);
+            }
+            Step::Abandon(_) | Step::Release(_) => {}
+            Step::Call { fails } => self.call(*fails),
+            Step::Reconnect => {
+                self.bench.batcher.renew_held();
+                self.bench.batcher.start();
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn clone_ids(&self) -> (Vec<PermitId>, Vec<PermitId>, Vec<PermitId>) {
+        (self.releases.clone(), self.renewals.clone(), self.acquires.clone())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whatever happens, once all permits are dropped and the connection works, Redis and the batcher are empty.
+    #[test]
+    fn no_history_leaks_a_permit(steps in prop::collection::vec(step(), 0..60)) {
+        let (bench, redis) = (Bench::new(), std::collections::HashSet::new());
+        let mut world = World { bench, redis, waiting: vec![], held: vec![], next: 0 };
+        for step in &steps {
+            world.take(step);
+            prop_assert_eq!(world.bench.metrics.held.get(), world.held.len() as i64);
+        }
+        world.take(&Step::Reconnect);
+        for _ in 0..3 {
+            world.call(false);
+        }
+        for key in std::mem::take(&mut world.held) {
+            world.bench.batcher.release(key);
+        }
+        world.call(false);
+        prop_assert!(world.redis.is_empty(), "left in Redis: {:?}", world.redis);
+        prop_assert!(world.bench.batcher.entries.is_empty() && world.bench.batcher.is_flushed());
+    }
+}
