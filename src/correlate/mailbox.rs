@@ -235,9 +235,3 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
-impl<T: Send> Receiver<T> {
-    /// stub
-    pub fn try_recv(&mut self) -> Option<Vec<T>> {
-        todo!()
-    }
-}

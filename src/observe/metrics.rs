@@ -145,18 +145,3 @@ impl Samples {
         family.series.entry(labels).or_default()
     }
 }
-/// stub
-#[derive(Default)]
-pub struct Registry {
-    parts: std::sync::Mutex<Vec<std::sync::Arc<dyn Collect>>>,
-}
-impl Registry {
-    /// stub
-    pub fn add(&self, part: std::sync::Arc<dyn Collect>) {
-        let _ = (&self.parts, part);
-    }
-    /// stub
-    pub fn scrape(&self) -> Samples {
-        todo!()
-    }
-}
