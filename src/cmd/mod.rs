@@ -1,6 +1,51 @@
 //! One file per command; wires parts together, owns no logic.
 
-pub mod dev;
-pub mod serve;
+pub mod cli;
+pub mod config;
+mod dev;
+mod markdown;
+mod probe;
+mod serve;
 mod service;
 mod shard;
+mod topics;
+mod work;
+
+use std::io::{ErrorKind, Write};
+
+use cli::Invocation;
+
+use crate::config::{Config, Loaded};
+use crate::error::StartError;
+use crate::observe::log;
+
+/// Runs the command to its end. `loaded` are its settings, not judged yet: only `config` works with wrong ones.
+pub fn run(invocation: &Invocation, loaded: Loaded) -> Result<(), StartError> {
+    match invocation {
+        Invocation::Dev => dev::run(sound(loaded)?),
+        Invocation::Serve => serve::run(sound(loaded)?),
+        Invocation::Work => work::run(sound(loaded)?),
+        Invocation::Topics => topics::run(sound(loaded)?),
+        Invocation::Probe { url } => probe::run(&sound(loaded)?, url.as_deref()),
+        Invocation::Config { output, .. } => config::run(*output, &loaded),
+    }
+}
+
+/// Judges the settings and starts the log, which then has what was strange about them.
+fn sound(loaded: Loaded) -> Result<Config, StartError> {
+    let warnings = loaded.warnings.clone();
+    let config = loaded.into_config()?;
+    log::init(&config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<(), StartError> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

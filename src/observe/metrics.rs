@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -76,16 +77,41 @@ pub trait Collect: Send + Sync {
     fn collect(&self, samples: &mut Samples);
 }
 
+/// Everything that appears on `/metrics`. One per process, shared by `Arc`; parts are added at start.
+#[derive(Default)]
+pub struct Registry {
+    parts: Mutex<Vec<Arc<dyn Collect>>>,
+}
+
+impl Registry {
+    /// Adds a part; it stays for the life of the registry.
+    pub fn add(&self, part: Arc<dyn Collect>) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+    }
+
+    /// The sum of all parts now.
+    #[must_use]
+    pub fn scrape(&self) -> Samples {
+        // Parts read atomics and at most a few files of /proc; only another scrape waits for the lock.
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = Samples::default();
+        for part in parts.iter() {
+            part.collect(&mut samples);
+        }
+        samples
+    }
+}
+
 /// Label names and values of one series.
 pub type Labels = Vec<(&'static str, String)>;
 
 /// The sum of all parts at one scrape, by family and labels.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Samples {
-    families: BTreeMap<&'static str, Family>,
+    pub(super) families: BTreeMap<&'static str, Family>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Family {
     pub(crate) help: &'static str,
     pub(crate) kind: Kind,
@@ -95,6 +121,8 @@ pub(crate) struct Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
+    /// A counter of seconds, kept in microseconds.
+    CounterUs,
     Gauge,
     Histogram,
 }
@@ -110,6 +138,18 @@ impl Samples {
     /// Adds to a counter. `name` without the `_total` suffix, e.g. `thousandx_requests`.
     pub fn counter(&mut self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)], value: u64) {
         self.series(name, help, Kind::Counter, labels).number += i128::from(value);
+    }
+
+    /// Adds to a counter of seconds. `name` ends in `_seconds`, without the `_total` suffix.
+    pub fn counter_seconds(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        value: std::time::Duration,
+    ) {
+        let us = i128::try_from(value.as_micros()).unwrap_or(i128::MAX);
+        self.series(name, help, Kind::CounterUs, labels).number += us;
     }
 
     /// Adds to a gauge.

@@ -1,4 +1,17 @@
-//! The settings, one struct per part. Reading, layering and checking is in the sub-modules.
+//! The settings, one struct per part. [`table`] declares them, [`source`] finds their values, [`load`] reads and
+//! checks them all and reports every fault at once.
+
+mod build;
+mod kind;
+mod read;
+pub mod render;
+pub mod source;
+pub mod table;
+
+pub use build::load;
+pub use read::{Entry, Loaded, Problem};
+pub use source::{DotEnv, Environment, Layers, Origin, Source};
+pub use table::Command;
 
 use std::net::SocketAddr;
 use std::time::Duration;
