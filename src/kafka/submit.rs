@@ -1,22 +1,225 @@
 //! The producer of tasks: raw, by topic handle, with an explicit partition.
 
-use super::wire::{Task, Undelivered};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::counts::ProduceErrors;
+use super::health::{Health, State};
+use super::native::{Code, Events, Message, Producer, Record, Topic};
+use super::wire::{Completion, Layout, Outcome, Task, Undelivered};
+use crate::correlate::mailbox;
+use crate::observe::metrics::Counter;
+
+/// A shard stays with one partition for this long, so that what is sent together travels in one batch...
+const STICKY_MS: u64 = 2;
+/// ...or for this many tasks, so that a burst of slow tasks does not land on one worker alone.
+const STICKY_TASKS: u32 = 64;
+/// How long a poll for reports sleeps when there are none.
+const REPORT_WAIT: Duration = Duration::from_millis(100);
 
 /// A shard's handle of the shared producer; clones share it.
 #[derive(Clone)]
 pub struct Submitter {
-    _private: (),
+    pub(super) way: Arc<WayOut>,
+    pub(super) sticky: Arc<Sticky>,
+    pub(super) produced: Arc<Counter>,
+}
+
+/// What all shards share.
+pub(super) struct WayOut {
+    pub topic: Topic,
+    /// Not produced to: its handle makes the watcher's metadata request ask about it too.
+    #[expect(dead_code, reason = "held for its effect on metadata requests")]
+    pub results: Topic,
+    pub layout: Arc<Layout>,
+    pub health: Arc<Health>,
+    pub errors: Arc<ProduceErrors>,
 }
 
 impl Submitter {
     /// Whether a task could be submitted now: asked before a permit is taken.
+    #[inline]
     pub fn check(&self) -> Result<(), Undelivered> {
-        todo!()
+        self.way.health.check()
     }
 
     /// Queues the task and returns. A later failure arrives in the shard's mailbox.
     pub fn submit(&self, task: &Task<'_>) -> Result<(), Undelivered> {
-        let _ = task;
-        todo!()
+        let routes = self.way.health.routes();
+        let turn = self.sticky.turn(task.deadline_unix_ms);
+        let (Some(partition), Some(reply_partition)) = (choose(&routes.tasks, turn), choose(&routes.replies, turn))
+        else {
+            // No leader anywhere, or nothing known yet.
+            return Err(self.check().err().unwrap_or(Undelivered::Unavailable));
+        };
+        let sent = self.way.layout.with_task(task, reply_partition, |payload, headers| {
+            self.way.topic.produce(partition, &Record { payload, headers, opaque: 0 })
+        });
+        match sent {
+            Ok(Ok(())) => {
+                self.produced.inc();
+                Ok(())
+            }
+            Ok(Err(code)) => {
+                self.way.errors.count(code);
+                Err(undelivered(code))
+            }
+            Err(not_an_object) => Err(not_an_object.into()),
+        }
+    }
+}
+
+/// Which partition is whose turn. All shards follow the same clock, so their tasks share batches without sharing
+/// memory. The clock is the task's own deadline, which advances with the wall clock and costs no clock read.
+#[derive(Debug, Default)]
+pub(super) struct Sticky {
+    window: AtomicU64,
+    tasks: AtomicU32,
+}
+
+impl Sticky {
+    /// The turn of a task: equal for tasks that shall travel together.
+    fn turn(&self, deadline_unix_ms: u64) -> u64 {
+        let window = deadline_unix_ms / STICKY_MS;
+        // Written by the shard's own thread only: plain loads and stores, atomic to be Sync.
+        let tasks = if self.window.load(Ordering::Relaxed) == window {
+            self.tasks.load(Ordering::Relaxed).wrapping_add(1)
+        } else {
+            self.window.store(window, Ordering::Relaxed);
+            0
+        };
+        self.tasks.store(tasks, Ordering::Relaxed);
+        // Multiplying by the golden ratio spreads windows, so that a client with a period does not meet one partition
+        // again and again.
+        (window.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) + u64::from(tasks / STICKY_TASKS)
+    }
+}
+
+fn choose(partitions: &[i32], turn: u64) -> Option<i32> {
+    let len = u64::try_from(partitions.len()).ok().filter(|len| *len > 0)?;
+    partitions.get(usize::try_from(turn % len).ok()?).copied()
+}
+
+/// What a failure means to the client.
+fn undelivered(code: Code) -> Undelivered {
+    match code {
+        Code::RD_KAFKA_RESP_ERR__QUEUE_FULL => Undelivered::QueueFull,
+        Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE | Code::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE => {
+            Undelivered::TooLarge
+        }
+        Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+        | Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION
+        | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+        | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
+        | Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION => Undelivered::TopicMissing,
+        // Timed out, transport, all brokers down, purged, not enough replicas, not authorised: the broker did not
+        // take it.
+        _ => Undelivered::Unavailable,
+    }
+}
+
+/// The producer's callbacks: they run on the delivery thread, inside `poll`.
+pub(super) struct ProducerEvents {
+    layout: Arc<Layout>,
+    health: Arc<Health>,
+    errors: Arc<ProduceErrors>,
+    failed: Mutex<Vec<Completion>>,
+    lost: AtomicBool,
+}
+
+impl ProducerEvents {
+    pub fn new(layout: Arc<Layout>, health: Arc<Health>, errors: Arc<ProduceErrors>) -> Self {
+        Self { layout, health, errors, failed: Mutex::default(), lost: AtomicBool::new(false) }
+    }
+
+    /// The watcher found no broker: what waits is given up as well.
+    pub fn give_up(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Events for ProducerEvents {
+    fn report(&self, message: &Message<'_>) {
+        let Some(code) = message.error() else { return };
+        self.errors.count(code);
+        let Some(id) = self.layout.task_id(message.headers(), message.payload()) else { return };
+        let outcome = Outcome::Undelivered(undelivered(code));
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Completion { id, outcome });
+    }
+
+    fn error(&self, code: Code, reason: &str) {
+        if code == Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN {
+            self.health.set_producer(State::Down, reason);
+            self.give_up();
+        } else {
+            tracing::debug!(code = super::native::code_name(code), reason, "Kafka producer");
+        }
+    }
+}
+
+/// The delivery thread: serves reports until `stop`, and once more after it.
+pub(super) fn deliver(
+    producer: &Producer,
+    events: &ProducerEvents,
+    shards: &[mailbox::Sender<Completion>],
+    stop: &AtomicBool,
+) {
+    loop {
+        let last = stop.load(Ordering::Relaxed);
+        producer.poll(if last { Duration::ZERO } else { REPORT_WAIT });
+        if events.lost.swap(false, Ordering::Relaxed) {
+            // Waiting requests get their 503 now instead of at message.timeout.ms.
+            producer.purge();
+        }
+        let failed = std::mem::take(&mut *events.failed.lock().unwrap_or_else(PoisonError::into_inner));
+        if !failed.is_empty() {
+            post_failures(failed, shards);
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+fn post_failures(failed: Vec<Completion>, shards: &[mailbox::Sender<Completion>]) {
+    let mut batches: Vec<Vec<Completion>> = shards.iter().map(|_| Vec::new()).collect();
+    for completion in failed {
+        if let Some(batch) = batches.get_mut(usize::from(completion.id.address().shard)) {
+            batch.push(completion);
+        }
+    }
+    for (batch, shard) in batches.into_iter().zip(shards).filter(|(batch, _)| !batch.is_empty()) {
+        if shard.post(batch).is_err() {
+            tracing::warn!("a shard's mailbox is full: undelivered tasks end at their deadline");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_of_a_moment_share_a_partition_and_a_burst_moves_on() {
+        let (one, two) = (Sticky::default(), Sticky::default());
+        let first = one.turn(1_000);
+        assert_eq!(first, one.turn(1_001));
+        assert_eq!(first, two.turn(1_000), "shards agree without talking");
+        let burst: Vec<_> = (0..STICKY_TASKS * 2).map(|_| one.turn(1_000)).collect();
+        assert!(burst.contains(&(first + 1)) && burst.contains(&(first + 2)), "{burst:?}");
+    }
+
+    #[test]
+    fn windows_reach_every_partition_even_at_a_period() {
+        for period in [2, 4, 8, 16, 1_000] {
+            let sticky = Sticky::default();
+            let mut seen = [0; 4];
+            for k in 0..400 {
+                seen[usize::try_from(choose(&[0, 1, 2, 3], sticky.turn(k * period)).unwrap()).unwrap()] += 1;
+            }
+            assert!(seen.iter().all(|count| *count >= 40), "period {period}: {seen:?}");
+        }
+        assert_eq!(choose(&[], 1), None);
     }
 }

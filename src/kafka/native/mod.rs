@@ -1,0 +1,205 @@
+//! Safe wrappers over the librdkafka calls that the hot path needs; the only place with `unsafe`.
+//!
+//! The `rdkafka` crate's own producer and consumer allocate, look topics up and wake per message; these wrappers do
+//! neither: a record goes out by topic handle with borrowed parts, and messages come in as borrowed views of a batch.
+//!
+//! Ownership: [`Handle`] owns one `rd_kafka_t` and everything else ([`Topic`], [`Batch`], clients) keeps it alive by
+//! `Arc`, so a pointer into librdkafka never outlives its client. Destroying a client can take seconds, so the last
+//! owner hands that to a detached thread ([`Handle`]'s `Drop`).
+#![allow(unsafe_code, reason = "this module is the boundary to librdkafka's C interface")]
+
+mod conf;
+mod consumer;
+mod message;
+mod producer;
+
+use std::ffi::{CStr, CString, c_int};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::bindings as ffi;
+
+pub use conf::{BadProperty, Conf};
+pub use consumer::{Batch, Consumer, Position, Revoked};
+pub use message::{Headers, Message};
+pub use producer::{HEADERS_MAX, Producer, Record, Topic};
+/// librdkafka's error codes, local ones (`RD_KAFKA_RESP_ERR__…`) and the broker's.
+pub use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+
+/// What librdkafka tells the owner of a client. Called on the thread that polls the client (`poll`, `flush`,
+/// `consume`, `close`); must not block for long.
+pub trait Events: Send + Sync + 'static {
+    /// A record was delivered or given up ([`Message::error`]); only failures when `delivery.report.only.error` is on.
+    fn report(&self, message: &Message<'_>) {
+        let _ = message;
+    }
+
+    /// An error of the client as a whole; librdkafka recovers by itself from all but fatal ones.
+    fn error(&self, code: Code, reason: &str) {
+        let _ = (code, reason);
+    }
+
+    /// The group took the partitions away. What is stored and committed before the return still counts.
+    fn revoked(&self, member: &Revoked<'_>) {
+        let _ = member;
+    }
+
+    /// The group gave this many partitions.
+    fn assigned(&self, partitions: usize) {
+        let _ = partitions;
+    }
+}
+
+/// What a broker says about one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicMetadata {
+    /// Its name.
+    pub name: String,
+    /// Why the rest is empty.
+    pub error: Option<Code>,
+    /// Partition ids, ascending, and whether each has a leader now.
+    pub partitions: Vec<(i32, bool)>,
+}
+
+/// The symbolic name of a code, e.g. `_MSG_TIMED_OUT`: a metric label.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    // SAFETY: rd_kafka_err2name takes any code and returns a static NUL-terminated string.
+    unsafe { CStr::from_ptr(ffi::rd_kafka_err2name(code)) }.to_str().unwrap_or("unknown")
+}
+
+/// The description of a code in English.
+#[must_use]
+pub fn code_text(code: Code) -> &'static str {
+    // SAFETY: rd_kafka_err2str takes any code and returns a NUL-terminated string that is static for codes that
+    // librdkafka knows; the bindings' enum has no others.
+    unsafe { CStr::from_ptr(ffi::rd_kafka_err2str(code)) }.to_str().unwrap_or("unknown error")
+}
+
+/// Owner of one librdkafka client.
+struct Handle {
+    rk: NonNull<ffi::rd_kafka_t>,
+    /// What the opaque pointer of the client points to; freed after the client.
+    events: NonNull<Arc<dyn Events>>,
+}
+
+// SAFETY: librdkafka's handle may be used from any thread at once (its introduction, "Threads and callbacks"), and
+// `Events` is Send + Sync.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Handle {
+    /// Makes the client. The text of a failure names no values.
+    fn new(kind: ffi::rd_kafka_type_t, conf: Conf, events: Arc<dyn Events>) -> Result<Self, String> {
+        let events = NonNull::from(Box::leak(Box::new(events)));
+        let mut text = [0; 512];
+        let raw = conf.into_raw(events);
+        // SAFETY: `raw` is a configuration that we own; `text` is writable for the length given.
+        let rk = unsafe { ffi::rd_kafka_new(kind, raw, text.as_mut_ptr(), text.len()) };
+        if let Some(rk) = NonNull::new(rk) {
+            return Ok(Self { rk, events });
+        }
+        // SAFETY: on failure rd_kafka_new leaves the configuration to the caller; no client refers to `events`, which
+        // came from a Box above; librdkafka has NUL-terminated `text`.
+        unsafe {
+            ffi::rd_kafka_conf_destroy(raw);
+            drop(Box::from_raw(events.as_ptr()));
+            Err(CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned())
+        }
+    }
+
+    const fn raw(&self) -> *mut ffi::rd_kafka_t {
+        self.rk.as_ptr()
+    }
+
+    /// Asks a broker about all topics that the client has handles of or reads; bounded by `timeout`.
+    fn metadata(&self, timeout: Duration) -> Result<Vec<TopicMetadata>, Code> {
+        let mut found: *const ffi::rd_kafka_metadata = ptr::null();
+        // SAFETY: the client is alive; a null topic means "all that are known here"; `found` is set on success only.
+        let code = unsafe { ffi::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &raw mut found, millis(timeout)) };
+        ok(code)?;
+        // SAFETY: on success `found` is a valid structure until it is destroyed below; nothing borrowed from it leaves.
+        unsafe {
+            let topics = slice((*found).topics, (*found).topic_cnt).iter().map(|topic| read_topic(topic)).collect();
+            ffi::rd_kafka_metadata_destroy(found);
+            Ok(topics)
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        struct Doomed(NonNull<ffi::rd_kafka_t>, NonNull<Arc<dyn Events>>);
+        // SAFETY: both pointers are owned by this value alone from here on; see `Handle` for threads.
+        unsafe impl Send for Doomed {}
+        let doomed = Doomed(self.rk, self.events);
+        let destroy = move || {
+            let Doomed(rk, events) = { doomed };
+            // SAFETY: this was the last owner (`Drop` of the Arc's content), so nobody uses the client any more; its
+            // callbacks have ended when the destructor returns, and only then their state is freed.
+            unsafe {
+                ffi::rd_kafka_destroy_flags(rk.as_ptr(), ffi::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+                drop(Box::from_raw(events.as_ptr()));
+            }
+        };
+        // The destructor waits for librdkafka's threads, which can take seconds when a broker hangs: never on the
+        // caller's time. If no thread can be had, the client is leaked; the process is about to end anyway.
+        if let Err(error) = std::thread::Builder::new().name("kafka-destroy".into()).spawn(destroy) {
+            tracing::warn!(%error, "a Kafka client was left for the system to clean up");
+        }
+    }
+}
+
+/// # Safety
+/// `topic` and what it points to must be valid.
+unsafe fn read_topic(topic: &ffi::rd_kafka_metadata_topic) -> TopicMetadata {
+    // SAFETY: by the caller; librdkafka's names are NUL-terminated and its counts fit its arrays.
+    let (name, partitions) =
+        unsafe { (CStr::from_ptr(topic.topic), slice(topic.partitions, topic.partition_cnt)) };
+    let mut partitions: Vec<_> = partitions.iter().map(|partition| (partition.id, partition.leader >= 0)).collect();
+    partitions.sort_unstable();
+    TopicMetadata { name: name.to_string_lossy().into_owned(), error: ok(topic.err).err(), partitions }
+}
+
+/// # Safety
+/// `first` must point to `count` valid values, or `count` be 0.
+unsafe fn slice<'a, T>(first: *const T, count: c_int) -> &'a [T] {
+    match usize::try_from(count) {
+        // SAFETY: by the caller.
+        Ok(count) if count > 0 && !first.is_null() => unsafe { std::slice::from_raw_parts(first, count) },
+        _ => &[],
+    }
+}
+
+/// A code as a result.
+fn ok(code: Code) -> Result<(), Code> {
+    if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(code) }
+}
+
+/// An error object as a result; frees it.
+///
+/// # Safety
+/// `error` must be null or an error object that the caller owns.
+unsafe fn consume_error(error: *mut ffi::rd_kafka_error_t) -> Result<(), Code> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: by the caller.
+    unsafe {
+        let code = ffi::rd_kafka_error_code(error);
+        ffi::rd_kafka_error_destroy(error);
+        Err(code)
+    }
+}
+
+/// Whole milliseconds for librdkafka, rounded up so that a short wait does not become a busy loop.
+fn millis(duration: Duration) -> c_int {
+    c_int::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+}
+
+/// A topic name for librdkafka; a NUL in it makes it a name that no topic has.
+fn c_name(name: &str) -> Result<CString, Code> {
+    CString::new(name).map_err(|_| Code::RD_KAFKA_RESP_ERR__INVALID_ARG)
+}
