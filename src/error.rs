@@ -17,6 +17,9 @@ pub enum Reject {
     /// The body was cut short or its framing broke while it was read.
     #[error("the body ended early or its framing is broken")]
     BrokenBody,
+    /// `TASK_FORMAT=json` adds a member to the body, so it must be a JSON object.
+    #[error("the body must be a JSON object: TASK_FORMAT is json")]
+    NotAnObject,
     /// No such path.
     #[error("there is nothing at this path; the queue is POST /queue")]
     NotFound,
@@ -109,6 +112,7 @@ impl Reject {
         let (status, code, retry_after_s, connection) = match self {
             Self::MalformedJson(_) => (400, "malformed_json", None, Keep),
             Self::BadRequest(_) | Self::BrokenBody => (400, "bad_request", None, Close),
+            Self::NotAnObject => (400, "bad_request", None, Keep),
             Self::NotFound => (404, "not_found", None, Keep),
             Self::MethodNotAllowed(_) => (405, "method_not_allowed", None, Keep),
             Self::BodyTimeout => (408, "body_timeout", None, Close),
@@ -139,6 +143,7 @@ impl Reject {
             Self::MalformedJson("expected a value at byte 0".into()),
             Self::BadRequest("the Host header is missing"),
             Self::BrokenBody,
+            Self::NotAnObject,
             Self::NotFound,
             Self::MethodNotAllowed("POST"),
             Self::BodyTimeout,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::serve;
 use super::service::Service;
@@ -10,7 +11,7 @@ use crate::error::StartError;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::net::socket;
 use crate::worker::handler::GiftCode;
-use crate::worker::run::{Membership, Worker};
+use crate::worker::run::{self as worker, Membership};
 
 /// Partitions of each topic of the embedded broker; it keeps at most 5 MiB of each.
 const PARTITIONS: i32 = 4;
@@ -21,10 +22,20 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     socket::ensure_free(config.http.listen)?;
     let broker = EmbeddedBroker::start(&[&config.kafka.tasks_topic, &config.kafka.results_topic], PARTITIONS)?;
     config.kafka.bootstrap = broker.bootstrap();
-    let worker = Worker::start(&config.worker, &config.kafka, Arc::new(GiftCode), Membership::Assign)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let worker = std::thread::Builder::new().name("worker".into()).spawn({
+        let (config, stop) = (config.clone(), Arc::clone(&stop));
+        move || work(&config, &stop)
+    })?;
     let served = serve::serve(&config, |service| welcome(service, &config));
-    worker.stop();
-    served
+    stop.store(true, Ordering::Relaxed);
+    let worked = worker.join().unwrap_or_else(|_| Err(StartError::Kafka("the worker panicked".into())));
+    served.and(worked)
+}
+
+fn work(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), StartError> {
+    let (handler, counts) = (Arc::new(GiftCode), Arc::default());
+    worker::run(&config.worker, &config.kafka, &handler, Membership::Assigned, stop, &counts)
 }
 
 /// What a newcomer needs to know, on standard output.

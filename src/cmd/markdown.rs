@@ -32,10 +32,12 @@ const fn when(reject: &Reject) -> &'static str {
              Transfer-Encoding, an unknown transfer coding"
         }
         Reject::BrokenBody => "the body ends early or its chunks are broken",
+        Reject::NotAnObject => "`TASK_FORMAT=json` and the body is not a JSON object (the connection is kept)",
         Reject::NotFound => "there is nothing at this path",
         Reject::MethodNotAllowed(_) => "the path exists, the method does not; `Allow` says which do",
         Reject::BodyTimeout => "the body is not complete within `BODY_TIMEOUT_MS`",
-        Reject::BodyTooLarge(_) => "the body is larger than `MAX_BODY_BYTES`, or than Kafka takes",
+        Reject::BodyTooLarge(_) => "the body is larger than `MAX_BODY_BYTES`",
+        Reject::TaskTooLarge => "the task is larger than the broker's `message.max.bytes`",
         Reject::UriTooLong => "the request target is longer than `MAX_URI_BYTES`",
         Reject::UnsupportedMediaType => "the content type is clearly not JSON and not listed in `TASK_CONTENT_TYPES`",
         Reject::HeadersTooLarge => "more header fields than `MAX_HEADERS`, or more bytes than `MAX_HEADER_BYTES`",
@@ -50,6 +52,7 @@ const fn when(reject: &Reject) -> &'static str {
         }
         Reject::BrokerQueueFull => "`MAX_QUEUE_SIZE` requests wait already",
         Reject::TopicMissing => "the tasks or the results topic does not exist; `thousandx topics` creates it",
+        Reject::Overloaded => "`MAX_CONNECTIONS` are open in this process",
         Reject::Draining => "the server is shutting down",
         Reject::ReplyTimeout => "no reply within `KAFKA_GIFT_CODE_TIMEOUT`; the task may still be done",
     }

@@ -100,6 +100,7 @@ impl From<Undelivered> for Reject {
             Undelivered::Unavailable => Self::BrokerUnavailable,
             Undelivered::TopicMissing => Self::TopicMissing,
             Undelivered::TooLarge => Self::TaskTooLarge,
+            Undelivered::NotAnObject => Self::NotAnObject,
         }
     }
 }
