@@ -1,1 +1,4 @@
 //! One file per command; wires parts together, owns no logic.
+
+pub mod topics;
+pub mod work;
