@@ -76,7 +76,8 @@ pub fn start(
 
     let reader_lost = Arc::new(AtomicBool::new(false));
     let reader_events = replies::ReaderEvents { health: Arc::clone(&health), lost: Arc::clone(&reader_lost) };
-    let consumer = Consumer::new(client::reply_reader(settings)?, Arc::new(reader_events)).map_err(StartError::Kafka)?;
+    let consumer =
+        Consumer::new(client::reply_reader(settings)?, Arc::new(reader_events)).map_err(StartError::Kafka)?;
     let consumer = Arc::new(consumer);
 
     let counts = Arc::new(KafkaCounts {
@@ -87,13 +88,8 @@ pub fn start(
         producer: producer.clone(),
     });
 
-    let reader = replies::Reader {
-        consumer: Arc::clone(&consumer),
-        layout,
-        instance,
-        shards: shards.clone(),
-        counts: replies,
-    };
+    let reader =
+        replies::Reader { consumer: Arc::clone(&consumer), layout, instance, shards: shards.clone(), counts: replies };
     let watcher = watch::Watcher {
         producer: producer.clone(),
         producer_events: Arc::clone(&events),

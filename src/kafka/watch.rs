@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn missing_topics_are_named() {
-        let broken = TopicMetadata { error: Some(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), ..topic("tasks", &[]) };
+        let broken =
+            TopicMetadata { error: Some(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), ..topic("tasks", &[]) };
         let found = judge(&[broken], "tasks", "results", &ReplyRouting::Shared);
         assert_eq!(found.missing.as_deref(), Some("tasks, results"));
     }

@@ -1,6 +1,7 @@
 //! Record layout: what a task and a reply look like on the topics. Pure; no network.
 
 mod reply;
+mod task;
 
 use std::ffi::{CStr, CString};
 
@@ -12,6 +13,7 @@ use crate::correlate::CorrelationId;
 use crate::error::StartError;
 
 pub use reply::{Body, Decoded, Keep, Reply};
+pub use task::{Key, ReplyRecord, TaskRecord};
 
 /// A request on its way to the tasks topic.
 #[derive(Debug)]

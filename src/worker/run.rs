@@ -1,1 +1,313 @@
 //! poll → handle → produce the reply → commit.
+//!
+//! Each thread has a consumer and a producer of its own and shares nothing with the others but counters. A round is one
+//! batch of tasks; acknowledgements of earlier rounds are taken in between, and the offsets behind which everything is
+//! acknowledged are stored for the next commit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::handler::{Failure, Handler, WorkerAnswer, WorkerTask};
+use super::replies::{Fate, Replies, Reports};
+use super::track::Tracker;
+use crate::config::{KafkaSettings, WorkerSettings};
+use crate::error::StartError;
+use crate::kafka::client;
+use crate::kafka::native::{Code, Consumer, Events, Message, Position, Producer, Revoked, code_name, code_text};
+use crate::kafka::wire::{Layout, ReplyRecord};
+use crate::observe::metrics::Counter;
+
+/// Most tasks of one round.
+const ROUND_TASKS_MAX: usize = 1_024;
+/// How long a round waits for its first task; also how soon a stop is seen.
+const TASK_WAIT: Duration = Duration::from_millis(100);
+/// How long outstanding replies are waited for when partitions are taken away, or at the end.
+const DRAIN_WAIT: Duration = Duration::from_secs(5);
+/// How long a seek may take.
+const SEEK_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to learn the partitions of the tasks topic.
+const METADATA_WAIT: Duration = Duration::from_millis(500);
+
+/// How the threads get their partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership {
+    /// From the consumer group; offsets are committed.
+    Group,
+    /// All partitions, dealt out among the threads, from the beginning; nothing is committed. For the embedded broker,
+    /// whose groups take three seconds to form.
+    Assigned,
+}
+
+/// What all threads did.
+#[derive(Debug, Default)]
+pub struct WorkerCounts {
+    /// Tasks whose handler returned an answer.
+    pub answered: Counter,
+    /// Tasks whose handler failed or panicked.
+    pub failed: Counter,
+    /// Tasks whose deadline had passed.
+    pub expired: Counter,
+    /// Records without a usable id.
+    pub hostile: Counter,
+    /// Replies that no topic takes.
+    pub undeliverable: Counter,
+    /// Times a partition was read again because a reply was lost.
+    pub rewound: Counter,
+}
+
+/// Runs `settings.threads` threads until `stop`, then lets them finish what they took, commit and leave the group.
+/// `counts` may be read meanwhile.
+pub fn run<H: Handler>(
+    settings: &WorkerSettings,
+    kafka: &KafkaSettings,
+    handler: &Arc<H>,
+    membership: Membership,
+    stop: &Arc<AtomicBool>,
+    counts: &Arc<WorkerCounts>,
+) -> Result<(), StartError> {
+    let threads = usize::from(settings.threads.max(1));
+    let mut running = Vec::with_capacity(threads);
+    for index in 0..threads {
+        let worker = Worker::new(settings, kafka, Arc::clone(handler), Arc::clone(counts), membership)?;
+        let stop = Arc::clone(stop);
+        let body = move || worker.run(index, threads, &stop);
+        running.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
+    }
+    for thread in running {
+        if thread.join().is_err() {
+            tracing::error!("a worker thread panicked");
+        }
+    }
+    tracing::info!(
+        answered = counts.answered.get(),
+        failed = counts.failed.get(),
+        expired = counts.expired.get(),
+        hostile = counts.hostile.get(),
+        "the worker has stopped"
+    );
+    Ok(())
+}
+
+/// One thread.
+struct Worker<H> {
+    handler: Arc<H>,
+    consumer: Consumer,
+    replies: Replies,
+    layout: Arc<Layout>,
+    tasks_topic: String,
+    progress: Arc<Progress>,
+    counts: Arc<WorkerCounts>,
+    membership: Membership,
+    answer: WorkerAnswer,
+}
+
+/// What the rebalance callback needs of its thread.
+struct Progress {
+    tracker: Mutex<Tracker>,
+    reports: Arc<Reports>,
+    producer: Producer,
+    tasks_topic: String,
+    counts: Arc<WorkerCounts>,
+}
+
+impl<H: Handler> Worker<H> {
+    fn new(
+        settings: &WorkerSettings,
+        kafka: &KafkaSettings,
+        handler: Arc<H>,
+        counts: Arc<WorkerCounts>,
+        membership: Membership,
+    ) -> Result<Self, StartError> {
+        let layout = Arc::new(Layout::new(kafka)?);
+        let replies = Replies::new(kafka, Arc::clone(&layout))?;
+        let progress = Arc::new(Progress {
+            tracker: Mutex::default(),
+            reports: Arc::clone(&replies.reports),
+            producer: replies.producer.clone(),
+            tasks_topic: kafka.tasks_topic.clone(),
+            counts: Arc::clone(&counts),
+        });
+        let mut conf = client::task_consumer(kafka, settings)?;
+        if membership == Membership::Group {
+            conf.rebalance_by_callback();
+        }
+        let consumer = Consumer::new(conf, progress.clone()).map_err(StartError::Kafka)?;
+        let tasks_topic = kafka.tasks_topic.clone();
+        let answer = WorkerAnswer::default();
+        Ok(Self { handler, consumer, replies, layout, tasks_topic, progress, counts, membership, answer })
+    }
+
+    fn run(mut self, index: usize, threads: usize, stop: &AtomicBool) {
+        let joined = match self.membership {
+            Membership::Group => self.consumer.subscribe(&self.tasks_topic),
+            Membership::Assigned => self.assign(index, threads, stop),
+        };
+        if let Err(code) = joined {
+            tracing::error!(error = code_text(code), topic = self.tasks_topic, "the worker cannot read tasks");
+            return;
+        }
+        let mut batch = self.consumer.batch(ROUND_TASKS_MAX);
+        while !stop.load(Ordering::Relaxed) {
+            self.settle();
+            if self.consumer.consume(&mut batch, TASK_WAIT) == 0 {
+                continue;
+            }
+            let now_unix_ms = now_unix_ms();
+            for message in batch.iter() {
+                self.take(&message, now_unix_ms);
+            }
+        }
+        batch.clear();
+        self.leave();
+    }
+
+    /// Every `threads`th partition, from the first record.
+    fn assign(&self, index: usize, threads: usize, stop: &AtomicBool) -> Result<(), Code> {
+        let _known = self.replies.producer.topic(&self.tasks_topic)?;
+        while !stop.load(Ordering::Relaxed) {
+            let asked = Instant::now();
+            let topics = self.replies.producer.metadata(METADATA_WAIT).unwrap_or_default();
+            let topic = topics.iter().find(|topic| topic.name == self.tasks_topic && !topic.partitions.is_empty());
+            if let Some(topic) = topic {
+                let mine: Vec<_> = topic.partitions.iter().skip(index).step_by(threads).collect();
+                let positions: Vec<_> = mine.iter().map(|(id, _)| (*id, Position::Beginning)).collect();
+                return self.consumer.assign_also(&self.tasks_topic, &positions);
+            }
+            self.replies.producer.poll(METADATA_WAIT.saturating_sub(asked.elapsed()));
+        }
+        Ok(())
+    }
+
+    /// One task, or what came in its place.
+    fn take(&mut self, message: &Message<'_>, now_unix_ms: u64) {
+        if let Some(code) = message.error() {
+            tracing::warn!(partition = message.partition(), code = code_name(code), "a tasks partition cannot be read");
+            return;
+        }
+        let ticket = lock(&self.progress.tracker).begin(message.partition(), message.offset());
+        let Some(task) = self.layout.read_task(message.headers(), message.payload()) else {
+            self.counts.hostile.inc();
+            return lock(&self.progress.tracker).done(ticket);
+        };
+        if task.deadline_unix_ms.is_some_and(|deadline| deadline <= now_unix_ms) {
+            self.counts.expired.inc();
+            return lock(&self.progress.tracker).done(ticket);
+        }
+        let asked = WorkerTask { body: message.payload(), content_type: task.content_type, key: task.key };
+        let failure = self.handle(&asked).err();
+        let reply = ReplyRecord {
+            key: task.key,
+            body: &self.answer.body,
+            status: self.answer.status,
+            content_type: self.answer.content_type.map(str::as_bytes),
+            error: failure.as_ref().map(|failure| failure.code.as_ref()),
+        };
+        self.replies.send(&task, &reply, ticket);
+    }
+
+    fn handle(&mut self, task: &WorkerTask<'_>) -> Result<(), Failure> {
+        self.answer.clear();
+        let (handler, answer) = (&self.handler, &mut self.answer);
+        let result = catch_unwind(AssertUnwindSafe(|| handler.handle(task, answer)));
+        let result = result.unwrap_or_else(|_| Err(Failure { code: "panic".into() }));
+        let counter = if result.is_ok() { &self.counts.answered } else { &self.counts.failed };
+        counter.inc();
+        result
+    }
+
+    /// Takes the acknowledgements that came, stores how far the partitions are, and goes back where a reply was lost.
+    fn settle(&self) {
+        self.replies.producer.poll(Duration::ZERO);
+        let (next, again) = self.progress.settle();
+        if self.membership == Membership::Group && !next.is_empty() {
+            // A partition that was taken away meanwhile is somebody else's now: nothing to store.
+            if let Err(code) = self.consumer.store(&self.tasks_topic, &next) {
+                tracing::debug!(error = code_text(code), "offsets were not stored");
+            }
+        }
+        if !again.is_empty() {
+            self.counts.rewound.add(again.len() as u64);
+            let positions: Vec<_> = again.iter().map(|(id, offset)| (*id, Position::At(*offset))).collect();
+            tracing::warn!(?again, "replies were lost: their tasks are read again");
+            if let Err(code) = self.consumer.seek(&self.tasks_topic, &positions, SEEK_WAIT) {
+                tracing::error!(error = code_text(code), "cannot go back: these tasks come again after a restart");
+            }
+        }
+    }
+
+    /// The end: what was taken is finished, within its bound.
+    fn leave(self) {
+        if !self.replies.producer.flush(DRAIN_WAIT) {
+            tracing::warn!(tasks = lock(&self.progress.tracker).under_way(), "replies were not acknowledged in time");
+        }
+        self.settle();
+        if self.membership == Membership::Group {
+            // Revokes, which commits, and tells the group, so that the others take over at once.
+            if let Err(code) = self.consumer.close() {
+                tracing::warn!(error = code_text(code), "the worker left its group without an answer");
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Applies the reports: `(partition, offset to go on from)` and `(partition, offset to read again from)`.
+    fn settle(&self) -> (Vec<(i32, i64)>, Vec<(i32, i64)>) {
+        let (mut reports, mut next, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        self.reports.take(&mut reports);
+        let mut tracker = lock(&self.tracker);
+        for (ticket, fate) in reports {
+            match fate {
+                Fate::Acknowledged => tracker.done(ticket),
+                Fate::Undeliverable => {
+                    self.counts.undeliverable.inc();
+                    tracker.done(ticket);
+                }
+                Fate::Lost => again.extend(tracker.lost(ticket)),
+            }
+        }
+        tracker.take_progress(&mut next);
+        (next, again)
+    }
+}
+
+impl Events for Progress {
+    fn error(&self, code: Code, reason: &str) {
+        tracing::warn!(code = code_name(code), reason, "Kafka consumer of tasks");
+    }
+
+    fn assigned(&self, partitions: usize) {
+        tracing::info!(partitions, "tasks partitions were given");
+    }
+
+    /// What was answered shall not be done again by the next owner: wait for the acknowledgements, then commit.
+    fn revoked(&self, member: &Revoked<'_>) {
+        let acknowledged = self.producer.flush(DRAIN_WAIT);
+        let (next, _) = self.settle();
+        let mut tracker = lock(&self.tracker);
+        tracing::info!(acknowledged, lost = member.lost(), left = tracker.under_way(), "tasks partitions were taken");
+        tracker.forget_all();
+        if member.lost() {
+            return;
+        }
+        if !next.is_empty() {
+            if let Err(code) = member.store(&self.tasks_topic, &next) {
+                tracing::debug!(error = code_text(code), "offsets were not stored");
+            }
+        }
+        if let Err(code) = member.commit() {
+            tracing::warn!(error = code_text(code), "the last commit failed: some tasks will be done again");
+        }
+    }
+}
+
+fn lock(tracker: &Mutex<Tracker>) -> std::sync::MutexGuard<'_, Tracker> {
+    tracker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -96,9 +96,7 @@ impl Consumer {
     pub fn seek(&self, topic: &str, partitions: &[(i32, Position)], timeout: Duration) -> Result<(), Code> {
         let list = List::of(topic, partitions)?;
         // SAFETY: as in `assign_also`.
-        unsafe {
-            consume_error(ffi::rd_kafka_seek_partitions(self.handle.raw(), list.0.as_ptr(), millis(timeout)))
-        }
+        unsafe { consume_error(ffi::rd_kafka_seek_partitions(self.handle.raw(), list.0.as_ptr(), millis(timeout))) }
     }
 
     /// Asks the leader for the first offset and the one after the last.

@@ -88,9 +88,8 @@ impl<'a> Iterator for Headers<'a> {
         }
         let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
         // SAFETY: the list belongs to the message and lives for 'a; the three pointers are writable.
-        let code = unsafe {
-            ffi::rd_kafka_header_get_all(self.list, self.next, &raw mut name, &raw mut value, &raw mut len)
-        };
+        let code =
+            unsafe { ffi::rd_kafka_header_get_all(self.list, self.next, &raw mut name, &raw mut value, &raw mut len) };
         ok(code).ok()?;
         self.next += 1;
         // SAFETY: on success `name` is NUL-terminated and `value` null or `len` bytes, both owned by the list.

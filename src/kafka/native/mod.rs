@@ -156,8 +156,7 @@ impl Drop for Handle {
 /// `topic` and what it points to must be valid.
 unsafe fn read_topic(topic: &ffi::rd_kafka_metadata_topic) -> TopicMetadata {
     // SAFETY: by the caller; librdkafka's names are NUL-terminated and its counts fit its arrays.
-    let (name, partitions) =
-        unsafe { (CStr::from_ptr(topic.topic), slice(topic.partitions, topic.partition_cnt)) };
+    let (name, partitions) = unsafe { (CStr::from_ptr(topic.topic), slice(topic.partitions, topic.partition_cnt)) };
     let mut partitions: Vec<_> = partitions.iter().map(|partition| (partition.id, partition.leader >= 0)).collect();
     partitions.sort_unstable();
     TopicMetadata { name: name.to_string_lossy().into_owned(), error: ok(topic.err).err(), partitions }

@@ -78,11 +78,7 @@ impl Layout {
     /// Reads a reply. Without the correlation header it is taken as the template's
     /// `{"correlation_id":…,"result":…}`, whatever the task format.
     #[must_use]
-    pub fn decode<'a>(
-        &self,
-        headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-        payload: &'a [u8],
-    ) -> Decoded<'a> {
+    pub fn decode<'a>(&self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, payload: &'a [u8]) -> Decoded<'a> {
         let found = self.find(headers);
         let Some(id) = found.id else { return self.decode_envelope(payload) };
         match CorrelationId::parse(id) {
@@ -216,7 +212,10 @@ mod tests {
         assert_eq!(decode(&[key], b"\xff\x00"), answer(200, None, b"\xff\x00"));
         assert_eq!(decode(&[("kafka_correlationId", &id().to_bytes())], b"1"), answer(200, None, b"1"));
         assert_eq!(decode(&[key, ("x-status", b"422")], b"{}"), answer(422, None, b"{}"));
-        assert_eq!(decode(&[key, ("content-type", b"text/plain; a=b")], b""), answer(200, Some(b"text/plain; a=b"), b""));
+        assert_eq!(
+            decode(&[key, ("content-type", b"text/plain; a=b")], b""),
+            answer(200, Some(b"text/plain; a=b"), b"")
+        );
         for status in [&b"199"[..], b"600", b"20", b"2000", b"2 0", b"", b"\xff\xff\xff"] {
             assert_eq!(decode(&[key, ("x-status", status)], b""), Decoded::Reply(id(), Reply::Malformed));
         }
@@ -242,11 +241,10 @@ mod tests {
     #[test]
     fn the_template_reply_is_read_without_headers() {
         let text = format!(r#" {{"other":[1],"correlation_id":"{ID}","result":{{"a": 1}} }}"#);
-        assert_eq!(decode(&[], text.as_bytes()), Decoded::Reply(id(), Reply::Answer {
-            status: 200,
-            content_type: None,
-            body: Body::Raw(br#"{"a": 1}"#),
-        }));
+        assert_eq!(
+            decode(&[], text.as_bytes()),
+            Decoded::Reply(id(), Reply::Answer { status: 200, content_type: None, body: Body::Raw(br#"{"a": 1}"#) })
+        );
         let Decoded::Reply(_, reply) = layout(TaskFormat::Json).decode(std::iter::empty(), text.as_bytes()) else {
             panic!("unreadable")
         };
@@ -254,7 +252,8 @@ mod tests {
         assert_eq!(answer.body, format!(r#"{{"gift_code":{{"a": 1}},"request_id":"{ID}"}}"#));
         let no_result = format!(r#"{{"correlation_id":"{ID}"}}"#);
         assert_eq!(decode(&[], no_result.as_bytes()), Decoded::Reply(id(), Reply::Malformed));
-        for text in ["", "{}", "null", "[1]", r#"{"correlation_id":1,"result":1}"#, r#"{"correlation_id":"x","result":1}"#]
+        for text in
+            ["", "{}", "null", "[1]", r#"{"correlation_id":1,"result":1}"#, r#"{"correlation_id":"x","result":1}"#]
         {
             assert_eq!(decode(&[], text.as_bytes()), Decoded::Unreadable, "{text}");
         }

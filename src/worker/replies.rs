@@ -1,0 +1,129 @@
+//! The way of a worker's replies: producing them, and learning which arrived.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::track::Ticket;
+use crate::error::StartError;
+use crate::kafka::client;
+use crate::kafka::native::{Code, Events, Message, Producer, Record, Topic, code_name, code_text};
+use crate::kafka::wire::{Layout, ReplyRecord, TaskRecord};
+
+/// Reply topics whose handles are kept. A task names its topic itself, so somebody could name ever new ones.
+const TOPICS_MAX: usize = 16;
+/// `RD_KAFKA_PARTITION_UA`: librdkafka chooses, and stays with its choice for a while.
+const ANY_PARTITION: i32 = -1;
+/// Waits for room in a full queue, each [`ROOM_WAIT`] long: together longer than any reply's delivery timeout.
+const ROOM_WAITS_MAX: usize = 4_000;
+const ROOM_WAIT: Duration = Duration::from_millis(10);
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The broker has it.
+    Acknowledged,
+    /// It can never be delivered: too large, or no such topic or partition.
+    Undeliverable,
+    /// It was not delivered in time.
+    Lost,
+}
+
+/// The reports that came since they were last taken.
+#[derive(Default)]
+pub struct Reports(Mutex<Vec<(Ticket, Fate)>>);
+
+impl Reports {
+    /// Swaps them with `taken`, which is emptied first.
+    pub fn take(&self, taken: &mut Vec<(Ticket, Fate)>) {
+        taken.clear();
+        std::mem::swap(taken, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn push(&self, ticket: Ticket, fate: Fate) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((ticket, fate));
+    }
+}
+
+impl Events for Reports {
+    fn report(&self, message: &Message<'_>) {
+        let fate = message.error().map_or(Fate::Acknowledged, fate);
+        self.push(message.opaque(), fate);
+    }
+
+    fn error(&self, code: Code, reason: &str) {
+        tracing::warn!(code = code_name(code), reason, "Kafka producer of replies");
+    }
+}
+
+/// A thread's producer of replies.
+pub struct Replies {
+    /// For waiting on what is under way.
+    pub producer: Producer,
+    /// What arrived, and what did not.
+    pub reports: Arc<Reports>,
+    layout: Arc<Layout>,
+    default_topic: Topic,
+    topics: Vec<(Vec<u8>, Topic)>,
+    scratch: Vec<u8>,
+}
+
+impl Replies {
+    /// Makes the producer.
+    pub fn new(settings: &crate::config::KafkaSettings, layout: Arc<Layout>) -> Result<Self, StartError> {
+        let reports = Arc::new(Reports::default());
+        let producer = Producer::new(client::reply_producer(settings)?, reports.clone()).map_err(StartError::Kafka)?;
+        let default_topic = producer
+            .topic(&settings.results_topic)
+            .map_err(|code| StartError::Kafka(format!("topic {:?}: {}", settings.results_topic, code_text(code))))?;
+        let topics = vec![(settings.results_topic.clone().into_bytes(), default_topic.clone())];
+        Ok(Self { producer, reports, layout, default_topic, topics, scratch: Vec::new() })
+    }
+
+    /// Sends a reply where the task wants it; its report will carry `ticket`. Waits while the queue is full.
+    pub fn send(&mut self, task: &TaskRecord<'_>, reply: &ReplyRecord<'_>, ticket: Ticket) {
+        let Some(topic) = self.topic(task.reply_topic) else {
+            return self.reports.push(ticket, Fate::Undeliverable);
+        };
+        let partition = task.reply_partition.unwrap_or(ANY_PARTITION);
+        let producer = &self.producer;
+        let sent = self.layout.with_reply(reply, &mut self.scratch, |payload, headers| {
+            let record = Record { payload, headers, opaque: ticket };
+            for _ in 0..ROOM_WAITS_MAX {
+                match topic.produce(partition, &record) {
+                    Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL) => producer.poll(ROOM_WAIT),
+                    result => return result,
+                };
+            }
+            Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL)
+        });
+        if let Err(code) = sent {
+            self.reports.push(ticket, fate(code));
+        }
+    }
+
+    fn topic(&mut self, name: Option<&[u8]>) -> Option<Topic> {
+        let Some(name) = name else { return Some(self.default_topic.clone()) };
+        if let Some((_, topic)) = self.topics.iter().find(|(known, _)| known == name) {
+            return Some(topic.clone());
+        }
+        if self.topics.len() >= TOPICS_MAX {
+            return None;
+        }
+        let topic = self.producer.topic(std::str::from_utf8(name).ok()?).ok()?;
+        self.topics.push((name.to_vec(), topic.clone()));
+        Some(topic)
+    }
+}
+
+fn fate(code: Code) -> Fate {
+    match code {
+        Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
+        | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+        | Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION
+        | Code::RD_KAFKA_RESP_ERR__INVALID_ARG
+        | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+        | Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
+        | Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => Fate::Undeliverable,
+        _ => Fate::Lost,
+    }
+}
