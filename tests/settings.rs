@@ -3,6 +3,8 @@
 //! Most tests load from maps, in the process. Those about messages and exit codes run the real binary with an empty
 //! environment, in a directory of their own; it ends by itself, because its settings are wrong or it only prints.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail like the test itself")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Output};
@@ -281,9 +283,9 @@ fn dev_runs_from_a_dotenv_that_was_written_for_serve() {
 fn the_example_file_loads_and_changes_nothing() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example")).unwrap();
     let is_setting = |line: &&str| line.strip_prefix('#').is_some_and(|line| !line.starts_with(' '));
-    let active: String = text.lines().filter(is_setting).map(|line| format!("{}\n", &line[1..])).collect();
+    let active: Vec<&str> = text.lines().filter(is_setting).map(|line| &line[1..]).collect();
     let dir = Dir::new("example");
-    let dotenv = DotEnv::read(&dir.write(".env", &active), true);
+    let dotenv = DotEnv::read(&dir.write(".env", &active.join("\n")), true);
     let loaded = load_layers(Command::Serve, &[], &NEEDED, dotenv);
     assert!(loaded.problems.is_empty() && loaded.warnings.is_empty(), "{:?}", loaded.problems);
     assert_eq!(loaded.entries.len(), table::all().count());

@@ -3,6 +3,8 @@
 //!
 //! Sources are parsed with `syn`; what is inside macros is searched as tokens. Every rule names all its offenders.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail like the test itself")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -288,15 +290,15 @@ impl<'ast> Visit<'ast> for Functions {
 fn tests_do_not_sleep_and_none_is_ignored() {
     let mut offences = Vec::new();
     for source in sources(&["src", "tests"]) {
-        let mut found = Sleeps { in_test: source.path.starts_with("tests/"), sleeps: vec![], ignored: vec![] };
-        found.visit_file(&source.syntax);
+        let mut sleeps = Sleeps { in_test: source.path.starts_with("tests/"), found: vec![], ignored: vec![] };
+        sleeps.visit_file(&source.syntax);
         let lines: Vec<&str> = source.text.lines().collect();
         let is_bounded =
             |line: usize| lines[line.saturating_sub(2)..line].iter().any(|l| l.contains("// bounded poll:"));
-        for line in found.sleeps.into_iter().filter(|line| !is_bounded(*line)) {
+        for line in sleeps.found.into_iter().filter(|line| !is_bounded(*line)) {
             offences.push(format!("{}:{line} sleeps; wait for the event, or say `// bounded poll: …`", source.path));
         }
-        offences.extend(found.ignored.into_iter().map(|line| format!("{}:{line} is ignored", source.path)));
+        offences.extend(sleeps.ignored.into_iter().map(|line| format!("{}:{line} is ignored", source.path)));
     }
     report("tests neither sleep nor are ignored", &offences);
 }
@@ -304,7 +306,7 @@ fn tests_do_not_sleep_and_none_is_ignored() {
 /// Lines of sleeps in tests and of ignored tests; lines count from 1.
 struct Sleeps {
     in_test: bool,
-    sleeps: Vec<usize>,
+    found: Vec<usize>,
     ignored: Vec<usize>,
 }
 
@@ -325,7 +327,7 @@ impl<'ast> Visit<'ast> for Sleeps {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if self.in_test && path.segments.last().is_some_and(|last| last.ident == "sleep") {
-            self.sleeps.push(path.span().start().line);
+            self.found.push(path.span().start().line);
         }
         visit::visit_path(self, path);
     }
@@ -334,7 +336,7 @@ impl<'ast> Visit<'ast> for Sleeps {
         if self.in_test {
             let mut flat = Vec::new();
             flatten(call.tokens.clone(), &mut flat);
-            self.sleeps.extend(flat.iter().filter(|(word, _)| word == "sleep").map(|(_, line)| *line));
+            self.found.extend(flat.iter().filter(|(word, _)| word == "sleep").map(|(_, line)| *line));
         }
         visit::visit_macro(self, call);
     }

@@ -2,12 +2,12 @@
 
 pub mod cli;
 pub mod config;
-mod dev;
+pub mod dev;
 mod markdown;
-mod probe;
-mod serve;
-mod topics;
-mod work;
+pub mod probe;
+pub mod serve;
+pub mod topics;
+pub mod work;
 
 use std::io::{ErrorKind, Write};
 
