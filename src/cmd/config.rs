@@ -28,9 +28,10 @@ pub fn run(output: Output, loaded: &Loaded) -> Result<(), StartError> {
         Output::EnvExample => print(&render::env_example()),
         Output::Listing => {
             print(&render::listing(loaded))?;
-            let report = loaded.report().map(|report| format!("\n{report}\n")).unwrap_or_default();
-            let warnings: String = loaded.warnings.iter().map(|warning| format!("\n{warning}\n")).collect();
-            print(&format!("{report}{warnings}"))
+            for remark in loaded.report().iter().chain(&loaded.warnings) {
+                print(&format!("\n{remark}\n"))?;
+            }
+            Ok(())
         }
         Output::Check => match loaded.report() {
             None => print("ok\n"),

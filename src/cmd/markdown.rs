@@ -12,15 +12,16 @@ pub fn codes() -> String {
         let fate = reject.fate();
         rows.entry((fate.status, fate.code)).or_default().push(reject);
     }
-    let mut text = String::from("| status | code | when | `Retry-After` | connection |\n|---|---|---|---|---|\n");
+    let mut lines =
+        vec!["| status | code | when | `Retry-After` | connection |".to_owned(), "|---|---|---|---|---|".to_owned()];
     for ((status, code), causes) in rows {
         let when: Vec<&str> = causes.iter().map(when).collect();
         let fate = causes[0].fate();
         let retry = fate.retry_after_s.map(|seconds| format!("{seconds} s")).unwrap_or_default();
         let connection = if fate.connection == Connection::Close { "closed" } else { "kept" };
-        text += &format!("| {status} | `{code}` | {} | {retry} | {connection} |\n", when.join("; "));
+        lines.push(format!("| {status} | `{code}` | {} | {retry} | {connection} |", when.join("; ")));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 /// The cause in the words of the documents; exhaustive, so that a new cause has to be described.

@@ -2,14 +2,14 @@
 
 pub mod cli;
 pub mod config;
-mod dev;
+pub mod dev;
 mod markdown;
-mod probe;
-mod serve;
+pub mod probe;
+pub mod serve;
 mod service;
 mod shard;
-mod topics;
-mod work;
+pub mod topics;
+pub mod work;
 
 use std::io::{ErrorKind, Write};
 

@@ -80,9 +80,10 @@ impl Loaded {
             n => format!("{n} settings are wrong"),
         };
         let command = self.command.name();
-        let lines: String = self.problems.iter().map(|problem| format!("\n  {problem}")).collect();
+        let lines: Vec<String> = self.problems.iter().map(|problem| format!("  {problem}")).collect();
+        let lines = lines.join("\n");
         Some(format!(
-            "{count} for `thousandx {command}`:{lines}\n`thousandx {command} --help` explains every setting; \
+            "{count} for `thousandx {command}`:\n{lines}\n`thousandx {command} --help` explains every setting; \
              `thousandx config --check --for {command}` checks again."
         ))
     }

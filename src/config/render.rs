@@ -38,7 +38,8 @@ pub fn env_example() -> String {
         line(&mut text, format_args!("\n{heading}"));
         for setting in part.settings {
             text.push('\n');
-            for comment in wrapped(&format!("{} [{}]", setting.help, notes(setting))) {
+            let comments = wrapped(setting.help).into_iter().chain([format!("Value: {}.", notes(setting))]);
+            for comment in comments {
                 line(&mut text, format_args!("# {comment}"));
             }
             line(&mut text, format_args!("#{}={}", setting.name, setting.default));

@@ -1,6 +1,6 @@
-//! `/metrics` as text: OpenMetrics 1.0 for who asks for it, else the Prometheus text format 0.0.4.
+//! `/metrics` as text: `OpenMetrics` 1.0 for who asks for it, else the Prometheus text format 0.0.4.
 //!
-//! prometheus-client writes OpenMetrics. The older format differs in three kinds of comment lines only, so it is made
+//! prometheus-client writes `OpenMetrics`. The older format differs in three kinds of comment lines only, so it is made
 //! from the same text.
 
 use std::fmt;
@@ -134,7 +134,7 @@ mod tests {
             part.requests.add(n);
             part.open.set(-3);
             part.latency.observe(Duration::from_micros(700));
-            part.latency.observe(Duration::from_secs(60));
+            part.latency.observe(Duration::from_mins(1));
             registry.add(Arc::new(part));
         }
         registry.scrape()

@@ -126,7 +126,7 @@ mod tests {
         let (throttle, start) = (Throttle::new(INTERVAL), Instant::now());
         assert_eq!(throttle.pass_at(start), Some(0));
         assert_eq!(throttle.pass_at(start), None);
-        assert_eq!(throttle.pass_at(start + INTERVAL - Duration::from_millis(1)), None);
+        assert_eq!(throttle.pass_at(start + Duration::from_millis(9_999)), None);
         assert_eq!(throttle.pass_at(start + INTERVAL), Some(2));
         assert_eq!(throttle.pass_at(start + INTERVAL), None);
         assert_eq!(throttle.pass_at(start + INTERVAL * 3), Some(1));
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn a_clock_read_before_another_threads_line_is_too_soon() {
-        let (throttle, start) = (Throttle::new(INTERVAL), Instant::now() + INTERVAL);
-        assert_eq!(throttle.pass_at(start), Some(0));
-        assert_eq!(throttle.pass_at(start - Duration::from_secs(1)), None);
+        let (throttle, before) = (Throttle::new(INTERVAL), Instant::now());
+        assert_eq!(throttle.pass_at(before + INTERVAL), Some(0));
+        assert_eq!(throttle.pass_at(before), None);
     }
 
     #[derive(Clone, Default)]
