@@ -12,6 +12,7 @@ mod support;
 
 mod faults;
 mod permits;
+mod proxy;
 mod script;
 
 use std::future::Future;
