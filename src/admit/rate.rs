@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_pause_saves_one_second_s_worth_at_most() {
         let rate = Rate::new(10);
-        assert_eq!(taken(&rate, Duration::from_secs(3_600), 1_000), 10);
+        assert_eq!(taken(&rate, Duration::from_hours(1), 1_000), 10);
         assert_eq!(taken(&rate, Duration::from_secs(3_601), 1_000), 10);
     }
 

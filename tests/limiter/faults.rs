@@ -2,6 +2,7 @@
 
 use thousandx::admit::redis::FaultKind;
 
+use super::proxy::Proxy;
 use super::*;
 
 /// A refusal while Redis is known to be away: no call, no wait.
@@ -93,6 +94,49 @@ fn r3_a_frozen_server_leaves_no_ghosts() {
         shard.until_empty(&mut client).await;
         assert_eq!(shard.metrics.permit_missing.get(), 0);
     });
+}
+
+#[test]
+fn r3_an_acquire_whose_reply_is_lost_is_given_back() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let mut client = server.client();
+    on_shard(async {
+        let shard = Shard::ready(&through(&proxy, &server)).await;
+        proxy.lose_replies();
+        assert_eq!(shard.acquire().await.err(), Some(Refused::Unavailable));
+        assert_eq!(size(&mut client), 1, "the server did it");
+        proxy.pass();
+        shard.until_ready(RECOVERY_MAX).await;
+        assert_eq!(size(&mut client), 0, "compensated before the first acquire");
+        assert!(shard.acquire().await.is_ok());
+        shard.until_empty(&mut client).await;
+    });
+}
+
+#[test]
+fn r3_an_acquire_that_comes_after_its_compensation_takes_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let mut client = server.client();
+    on_shard(async {
+        let shard = Shard::ready(&through(&proxy, &server)).await;
+        let held = shard.acquire().await.unwrap();
+        proxy.hold_requests();
+        assert_eq!(shard.acquire().await.err(), Some(Refused::Unavailable));
+        proxy.pass();
+        shard.until_ready(RECOVERY_MAX).await;
+        let replies = proxy.replies();
+        assert!(proxy.deliver() > 0, "the call was on the wire");
+        until("the server has done it", WAIT_MAX, || proxy.replies() > replies).await;
+        assert_eq!(size(&mut client), 1, "no ghost beside the held one");
+        drop(held);
+        shard.until_empty(&mut client).await;
+    });
+}
+
+fn through(proxy: &Proxy, server: &RedisServer) -> LimiterSettings {
+    LimiterSettings { redis_url: Secret::new(proxy.url()), ..settings(server, 10) }
 }
 
 #[test]

@@ -5,11 +5,14 @@
 //! Waiting is always for a condition, with a deadline; leases are long unless the test is about them, so that a leaked
 //! permit shows.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
 mod faults;
 mod permits;
+mod proxy;
 mod script;
 
 use std::future::Future;
@@ -51,7 +54,7 @@ fn settings(server: &RedisServer, capacity: u32) -> LimiterSettings {
         set_key: SET.into(),
         rate_per_s: None,
         redis_timeout: TIMEOUT,
-        lease: Duration::from_secs(60),
+        lease: Duration::from_mins(1),
     }
 }
 

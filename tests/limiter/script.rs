@@ -100,10 +100,10 @@ fn any_call() -> impl Strategy<Value = Call> {
 #[test]
 fn the_script_does_what_the_model_does() {
     let server = RedisServer::start();
-    let mut client = server.client();
+    let client = server.client();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 64, ..Default::default() });
     let histories = prop::collection::vec(any_call(), 1..30);
-    let client = std::cell::RefCell::new(&mut client);
+    let client = std::cell::RefCell::new(client);
     let outcome = runner.run(&histories, |calls| {
         let client = &mut *client.borrow_mut();
         command(client, "FLUSHALL");

@@ -188,7 +188,7 @@ fn an_acquire_that_waited_too_long_is_refused_not_sent() {
 #[test]
 fn a_call_has_a_bound_and_the_rest_is_the_next_one() {
     let mut bench = Bench::new();
-    for n in 0..BATCH_MAX + 1 {
+    for n in 0..=BATCH_MAX {
         bench.enqueue(n).unwrap();
     }
     assert_eq!(bench.build().acquires.len(), BATCH_MAX);
@@ -328,7 +328,7 @@ proptest! {
         let mut world = World { bench, redis, waiting: vec![], held: vec![], next: 0 };
         for step in &steps {
             world.take(step);
-            prop_assert_eq!(world.bench.metrics.held.get(), world.held.len() as i64);
+            prop_assert_eq!(usize::try_from(world.bench.metrics.held.get()), Ok(world.held.len()));
         }
         world.take(&Step::Reconnect);
         for _ in 0..3 {
