@@ -27,7 +27,7 @@ fn table() -> Table<&'static str> {
 }
 
 fn wait(table: &Table<&'static str>) -> Waiter<&'static str> {
-    let ticket = table.mint().ok().expect("the slot is free");
+    let ticket = table.mint().expect("the slot is free");
     let permit = Granted(ticket.id());
     ticket.reserve(&permit, Instant::now())
 }
@@ -71,7 +71,7 @@ fn a_reply_reaches_its_request_or_nobody_and_the_slot_is_freed_once() {
         assert_eq!(table.waiting(), 1);
 
         drop(second);
-        let only = table.mint().ok().expect("the slot is free again");
+        let only = table.mint().expect("the slot is free again");
         assert!(table.mint().is_err(), "and it was freed once");
         drop(only);
         thread.join().unwrap();
