@@ -141,6 +141,11 @@ mod tests {
         }
     }
 
+    fn counted() -> (Arc<Wakes>, Waker) {
+        let wakes = Arc::new(Wakes::default());
+        (Arc::clone(&wakes), Waker::from(wakes))
+    }
+
     fn poll_once<T: Send>(receiver: &mut Receiver<T>, waker: &Waker) -> Poll<Option<Vec<T>>> {
         pin!(receiver.recv()).as_mut().poll(&mut Context::from_waker(waker))
     }
@@ -148,18 +153,17 @@ mod tests {
     #[test]
     fn a_sleeping_receiver_is_woken_once_for_many_batches() {
         let (sender, mut receiver) = mailbox(4);
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
+        let (count, waker) = counted();
         sender.post(vec![1]).unwrap();
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Ready(Some(vec![1])));
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "it did not sleep");
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "it did not sleep");
 
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Pending);
         sender.post(Vec::new()).unwrap();
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "an empty batch is nothing");
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "an empty batch is nothing");
         sender.post(vec![2]).unwrap();
         sender.post(vec![3, 4]).unwrap();
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Ready(Some(vec![2])));
         assert_eq!(receiver.try_recv(), Some(vec![3, 4]));
         assert_eq!(receiver.try_recv(), None);
@@ -177,8 +181,7 @@ mod tests {
     #[test]
     fn ends_after_the_last_sender_and_the_last_batch() {
         let (sender, mut receiver) = mailbox(2);
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
+        let (count, waker) = counted();
         let second = sender.clone();
         drop(sender);
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Pending);
@@ -186,7 +189,7 @@ mod tests {
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Ready(Some(vec![1])));
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Pending);
         drop(second);
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 2, "one for the batch, one for the end");
+        assert_eq!(count.0.load(Ordering::Relaxed), 2, "one for the batch, one for the end");
         assert_eq!(poll_once(&mut receiver, &waker), Poll::Ready(None));
     }
 
@@ -232,6 +235,8 @@ mod tests {
             }
         });
         assert_eq!(next, [BATCHES; SENDERS]);
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     }
 }

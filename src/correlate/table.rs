@@ -120,6 +120,7 @@ impl<R> Table<R> {
     ///
     /// Deadlines are looked at in the order of `reserve`. One that is earlier than that of a request reserved before
     /// it expires together with that one: late by as much as the two are out of order.
+    #[allow(clippy::must_use_candidate, reason = "the count is for metrics; the wakes are what it is called for")]
     pub fn expire(&self, now: Instant) -> usize {
         // The bound matters only if a waker reserves again, with a deadline in the past.
         (0..self.waiting()).map_while(|_| self.expire_first(now)).count()

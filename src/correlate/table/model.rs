@@ -176,16 +176,16 @@ impl Model {
         self.change(id, |_, fate| match fate {
             Fate::Waiting { mut waiter, wakes, .. } => {
                 assert!(poll(&mut waiter, &Waker::from(Arc::clone(&wakes))).is_pending());
-                assert_eq!(wakes.count(), 0);
+                assert_eq!(wakes.get(), 0);
                 Fate::Waiting { waiter, wakes, polled: true }
             }
             Fate::Answered { mut waiter, wakes, polled, reply } => {
-                assert_eq!(wakes.count(), usize::from(polled));
+                assert_eq!(wakes.get(), usize::from(polled));
                 assert_eq!(poll(&mut waiter, Waker::noop()), Poll::Ready(Ok(reply)));
                 Fate::Taken { _waiter: waiter, answered: true }
             }
             Fate::Expired { mut waiter, wakes, polled } => {
-                assert_eq!(wakes.count(), usize::from(polled));
+                assert_eq!(wakes.get(), usize::from(polled));
                 assert_eq!(poll(&mut waiter, Waker::noop()), Poll::Ready(Err(Expired)));
                 Fate::Taken { _waiter: waiter, answered: false }
             }

@@ -27,9 +27,15 @@ impl Wake for Wakes {
 }
 
 impl Wakes {
-    pub(super) fn count(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// A waker and what it counts.
+fn counted() -> (Arc<Wakes>, Waker) {
+    let wakes = Arc::new(Wakes::default());
+    (Arc::clone(&wakes), Waker::from(wakes))
 }
 
 pub(super) fn table<R>(slots_max: u32) -> Table<R> {
@@ -49,33 +55,33 @@ pub(super) fn poll<R>(waiter: &mut Waiter<R>, waker: &Waker) -> Poll<Result<R, E
 #[test]
 fn a_reply_wakes_its_waiter_and_is_given_once() {
     let table = table(4);
-    let wakes = Arc::new(Wakes::default());
-    let waker = Waker::from(Arc::clone(&wakes));
+    let (count, waker) = counted();
     let mut waiter = wait(&table, Instant::now());
     assert_eq!(poll(&mut waiter, &waker), Poll::Pending);
     assert_eq!(table.waiting(), 1);
 
     assert_eq!(table.complete(waiter.id(), "first"), Delivery::Delivered);
-    assert_eq!((wakes.count(), table.waiting()), (1, 0));
+    assert_eq!((count.get(), table.waiting()), (1, 0));
     assert_eq!(table.complete(waiter.id(), "second"), Delivery::Duplicate, "not picked up yet");
     assert_eq!(poll(&mut waiter, &waker), Poll::Ready(Ok("first")));
     assert_eq!(table.complete(waiter.id(), "third"), Delivery::Duplicate, "picked up");
     let id = waiter.id();
     drop(waiter);
     assert_eq!(table.complete(id, "fourth"), Delivery::Duplicate, "slot free");
-    assert_eq!(wakes.count(), 1);
+    assert_eq!(count.get(), 1);
 }
 
 #[test]
 fn only_the_waker_of_the_last_poll_is_kept() {
     let table = table(4);
-    let (old, new) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
+    let ((old, old_waker), (new, new_waker)) = (counted(), counted());
     let mut waiter = wait(&table, Instant::now());
-    assert!(poll(&mut waiter, &Waker::from(Arc::clone(&old))).is_pending());
-    assert!(poll(&mut waiter, &Waker::from(Arc::clone(&new))).is_pending());
+    assert!(poll(&mut waiter, &old_waker).is_pending());
+    assert!(poll(&mut waiter, &new_waker).is_pending());
+    drop(old_waker);
     assert_eq!(Arc::strong_count(&old), 1);
     table.complete(waiter.id(), ());
-    assert_eq!((old.count(), new.count()), (0, 1));
+    assert_eq!((old.get(), new.get()), (0, 1));
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn the_end_of_the_drain_answers_every_waiter() {
 fn a_permit_of_another_request_is_a_bug() {
     let table: Table<()> = table(4);
     let (one, two) = (table.mint().ok().unwrap(), table.mint().ok().unwrap());
-    let _ = one.reserve(&Granted(two.id()), Instant::now());
+    drop(one.reserve(&Granted(two.id()), Instant::now()));
 }
 
 #[test]
