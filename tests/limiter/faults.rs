@@ -122,10 +122,13 @@ fn r3_an_acquire_that_comes_after_its_compensation_takes_nothing() {
     on_shard(async {
         let shard = Shard::ready(&through(&proxy, &server)).await;
         let held = shard.acquire().await.unwrap();
+        let released_in_the_dark = shard.acquire().await.unwrap();
         proxy.hold_requests();
+        drop(released_in_the_dark);
         assert_eq!(shard.acquire().await.err(), Some(Refused::Unavailable));
         proxy.pass();
         shard.until_ready(RECOVERY_MAX).await;
+        assert_eq!(size(&mut client), 1, "the release was sent again");
         let replies = proxy.replies();
         assert!(proxy.deliver() > 0, "the call was on the wire");
         until("the server has done it", WAIT_MAX, || proxy.replies() > replies).await;

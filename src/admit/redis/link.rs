@@ -50,12 +50,16 @@ struct Session {
 }
 
 /// Whoever waits is refused if the task ends, also by a panic: a request must never hang on a task that is gone.
-struct StopOnDrop(Rc<Shared>);
+struct StopOnDrop {
+    shared: Rc<Shared>,
+    health: Part,
+}
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.batcher.borrow_mut().stop();
-        self.0.wake_waiting(&mut Vec::new());
+        self.health.set_ready(false);
+        self.shared.batcher.borrow_mut().stop();
+        self.shared.wake_waiting(&mut Vec::new());
     }
 }
 
@@ -84,7 +88,7 @@ impl Link {
 
     /// Runs until the last handle of the limiter is dropped.
     pub(super) async fn run(mut self) {
-        let _stop = StopOnDrop(Rc::clone(&self.shared));
+        let _stop = StopOnDrop { shared: Rc::clone(&self.shared), health: self.health.clone() };
         let mut pause = BACKOFF_MIN;
         while !self.shared.is_closed() {
             let Err(fault) = self.session(&mut pause).await else { return };
