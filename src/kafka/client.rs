@@ -37,7 +37,7 @@ pub fn task_producer(settings: &KafkaSettings) -> Result<Conf, StartError> {
     list.push(("message.timeout.ms", ms(settings.delivery_timeout)));
     // A success needs no report: the reply is the report. Saves a queue operation per task.
     list.push(("delivery.report.only.error", "true".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// The server's reader of replies: assigned by hand, no group, nothing committed.
@@ -49,7 +49,7 @@ pub fn reply_reader(settings: &KafkaSettings) -> Result<Conf, StartError> {
     list.push(("enable.auto.commit", "false".into()));
     // Used when an offset is gone (data loss, topic made anew): replies from before have no waiter worth a re-read.
     list.push(("auto.offset.reset", "latest".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// The sample worker's consumer.
@@ -65,7 +65,7 @@ pub fn task_consumer(settings: &KafkaSettings, worker: &WorkerSettings) -> Resul
     list.push(("session.timeout.ms", SESSION_TIMEOUT_MS.to_string()));
     // Eager assignors: one callback takes everything away, so one wait for outstanding replies covers all.
     list.push(("partition.assignment.strategy", "range,roundrobin".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// The sample worker's producer of replies.
@@ -75,10 +75,11 @@ pub fn reply_producer(settings: &KafkaSettings) -> Result<Conf, StartError> {
     list.push(("message.timeout.ms", ms(REPLY_DELIVERY_TIMEOUT)));
     // Offsets are stored after the acknowledgement, so successes are reported too.
     list.push(("delivery.report.only.error", "false".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// A client that only asks: `thousandx topics`.
+#[must_use]
 pub fn admin(settings: &KafkaSettings) -> Properties {
     common(settings)
 }
@@ -159,7 +160,7 @@ fn consuming(settings: &KafkaSettings, list: &mut Properties) {
 }
 
 /// The operator's own properties come last and win. Errors name the property, never its value.
-fn build(list: Properties, settings: &KafkaSettings) -> Result<Conf, StartError> {
+fn build(list: &[(&str, String)], settings: &KafkaSettings) -> Result<Conf, StartError> {
     let mut conf = Conf::new();
     let own = list.iter().map(|(name, value)| (*name, value.as_str()));
     let extra = settings.extra.iter().map(|(name, value)| (name.as_str(), value.expose()));

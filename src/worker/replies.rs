@@ -92,7 +92,7 @@ impl Replies {
                 match topic.produce(partition, &record) {
                     Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL) => producer.poll(ROOM_WAIT),
                     result => return result,
-                };
+                }
             }
             Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL)
         });

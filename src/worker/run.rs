@@ -30,6 +30,9 @@ const SEEK_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to learn the partitions of the tasks topic.
 const METADATA_WAIT: Duration = Duration::from_millis(500);
 
+/// `(partition, offset)`.
+type Offsets = Vec<(i32, i64)>;
+
 /// How the threads get their partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
@@ -254,7 +257,7 @@ impl<H: Handler> Worker<H> {
 
 impl Progress {
     /// Applies the reports: `(partition, offset to go on from)` and `(partition, offset to read again from)`.
-    fn settle(&self) -> (Vec<(i32, i64)>, Vec<(i32, i64)>) {
+    fn settle(&self) -> (Offsets, Offsets) {
         let (mut reports, mut next, mut again) = (Vec::new(), Vec::new(), Vec::new());
         self.reports.take(&mut reports);
         let mut tracker = lock(&self.tracker);
@@ -292,10 +295,10 @@ impl Events for Progress {
         if member.lost() {
             return;
         }
-        if !next.is_empty() {
-            if let Err(code) = member.store(&self.tasks_topic, &next) {
-                tracing::debug!(error = code_text(code), "offsets were not stored");
-            }
+        if !next.is_empty()
+            && let Err(code) = member.store(&self.tasks_topic, &next)
+        {
+            tracing::debug!(error = code_text(code), "offsets were not stored");
         }
         if let Err(code) = member.commit() {
             tracing::warn!(error = code_text(code), "the last commit failed: some tasks will be done again");
