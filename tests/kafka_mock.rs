@@ -4,6 +4,8 @@
 //! Every wait is a poll with a deadline ([`eventually`], or a timeout on the mailbox); each test has a cluster of its
 //! own on a port that the kernel chose.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panic, like the test itself")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
