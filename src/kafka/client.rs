@@ -24,8 +24,13 @@ const FETCHED_RECORDS_MIN: u32 = 20_000;
 const REPLY_DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How far a worker that crashed is behind in its commits, i.e. how much is done twice.
 const COMMIT_INTERVAL_MS: u32 = 1_000;
-/// A worker that says nothing for so long loses its partitions to the others.
-const SESSION_TIMEOUT_MS: u32 = 10_000;
+/// A worker that says nothing for so long loses its partitions to the others; a restarted broker waits as long for
+/// the members that it remembers. The least that brokers take by default (`group.min.session.timeout.ms`).
+const SESSION_TIMEOUT_MS: u32 = 6_000;
+/// Three heartbeats may be lost.
+const HEARTBEAT_MS: u32 = 1_500;
+/// A leader election takes some hundred milliseconds.
+const SOCKET_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 type Properties = Vec<(&'static str, String)>;
 
@@ -37,7 +42,7 @@ pub fn task_producer(settings: &KafkaSettings) -> Result<Conf, StartError> {
     list.push(("message.timeout.ms", ms(settings.delivery_timeout)));
     // A success needs no report: the reply is the report. Saves a queue operation per task.
     list.push(("delivery.report.only.error", "true".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// The server's reader of replies: assigned by hand, no group, nothing committed.
@@ -49,7 +54,7 @@ pub fn reply_reader(settings: &KafkaSettings) -> Result<Conf, StartError> {
     list.push(("enable.auto.commit", "false".into()));
     // Used when an offset is gone (data loss, topic made anew): replies from before have no waiter worth a re-read.
     list.push(("auto.offset.reset", "latest".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// The sample worker's consumer.
@@ -63,9 +68,10 @@ pub fn task_consumer(settings: &KafkaSettings, worker: &WorkerSettings) -> Resul
     // Tasks that were queued before the first worker ran are tasks too; expired ones are skipped cheaply.
     list.push(("auto.offset.reset", "earliest".into()));
     list.push(("session.timeout.ms", SESSION_TIMEOUT_MS.to_string()));
+    list.push(("heartbeat.interval.ms", HEARTBEAT_MS.to_string()));
     // Eager assignors: one callback takes everything away, so one wait for outstanding replies covers all.
     list.push(("partition.assignment.strategy", "range,roundrobin".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// The sample worker's producer of replies.
@@ -75,10 +81,11 @@ pub fn reply_producer(settings: &KafkaSettings) -> Result<Conf, StartError> {
     list.push(("message.timeout.ms", ms(REPLY_DELIVERY_TIMEOUT)));
     // Offsets are stored after the acknowledgement, so successes are reported too.
     list.push(("delivery.report.only.error", "false".into()));
-    build(list, settings)
+    build(&list, settings)
 }
 
 /// A client that only asks: `thousandx topics`.
+#[must_use]
 pub fn admin(settings: &KafkaSettings) -> Properties {
     common(settings)
 }
@@ -88,9 +95,6 @@ fn common(settings: &KafkaSettings) -> Properties {
         ("bootstrap.servers", settings.bootstrap.clone()),
         // What the broker's log and quotas call us.
         ("client.id", "thousandx".into()),
-        // A request without an answer for so long means a dead connection: drop it and try the next. One second at
-        // least, because a leader election takes some hundred milliseconds.
-        ("socket.timeout.ms", ms(settings.delivery_timeout.max(Duration::from_secs(1)))),
         // The least that librdkafka takes; the default of 30 s outlives every client.
         ("socket.connection.setup.timeout.ms", "1000".into()),
         // Small requests at once; batching is ours. (The default; here because it matters.)
@@ -122,6 +126,8 @@ fn producing(settings: &KafkaSettings, list: &mut Properties) {
     let message_bytes = (settings.body_bytes_max + RECORD_OVERHEAD_BYTES).max(MESSAGE_BYTES_MIN);
     let queue_kbytes = QUEUE_KBYTES_MIN.max(4 * message_bytes / 1024);
     list.extend([
+        // A request without an answer for so long means a dead connection: drop it and try the next.
+        ("socket.timeout.ms", ms(settings.delivery_timeout.max(SOCKET_TIMEOUT_MIN))),
         // Durability against latency: the operator's choice.
         ("acks", settings.acks.clone()),
         // 0 with one request in flight: what arrives while a batch is under way is the next batch.
@@ -138,6 +144,8 @@ fn producing(settings: &KafkaSettings, list: &mut Properties) {
 
 fn consuming(settings: &KafkaSettings, list: &mut Properties) {
     list.extend([
+        // As above, on top of the time that a broker may hold a fetch; librdkafka wants a second of distance.
+        ("socket.timeout.ms", ms(settings.fetch_wait + 2 * SOCKET_TIMEOUT_MIN)),
         // With fetch.min.bytes 1 the broker answers at the first record, so the wait costs no latency.
         ("fetch.wait.max.ms", ms(settings.fetch_wait)),
         ("fetch.min.bytes", settings.fetch_min_bytes.to_string()),
@@ -159,7 +167,7 @@ fn consuming(settings: &KafkaSettings, list: &mut Properties) {
 }
 
 /// The operator's own properties come last and win. Errors name the property, never its value.
-fn build(list: Properties, settings: &KafkaSettings) -> Result<Conf, StartError> {
+fn build(list: &[(&str, String)], settings: &KafkaSettings) -> Result<Conf, StartError> {
     let mut conf = Conf::new();
     let own = list.iter().map(|(name, value)| (*name, value.as_str()));
     let extra = settings.extra.iter().map(|(name, value)| (name.as_str(), value.expose()));

@@ -146,6 +146,6 @@ mod tests {
             })
             .collect();
         assert!(kept.iter().all(|(bytes, text)| bytes == text.as_bytes()));
-        assert_eq!(chunk.keep(&[&[7; CHUNK_BYTES * 3]]).len(), CHUNK_BYTES * 3);
+        assert_eq!(chunk.keep(&[&vec![7; CHUNK_BYTES * 3]]).len(), CHUNK_BYTES * 3);
     }
 }

@@ -92,11 +92,11 @@ impl Watcher {
             tracing::debug!(what, error = code_text(code), "reply partitions");
             return self.health.set_replies(false, code_text(code));
         }
-        if self.reader_lost.swap(false, Ordering::Relaxed) {
-            if let Err(code) = self.consumer.metadata(ANSWER_WAIT) {
-                self.reader_lost.store(true, Ordering::Relaxed);
-                return self.health.set_replies(false, code_text(code));
-            }
+        if self.reader_lost.swap(false, Ordering::Relaxed)
+            && let Err(code) = self.consumer.metadata(ANSWER_WAIT)
+        {
+            self.reader_lost.store(true, Ordering::Relaxed);
+            return self.health.set_replies(false, code_text(code));
         }
         self.complete_once = true;
         self.health.set_replies(true, "");

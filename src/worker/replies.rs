@@ -1,7 +1,7 @@
 //! The way of a worker's replies: producing them, and learning which arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::track::Ticket;
 use crate::error::StartError;
@@ -17,6 +17,9 @@ const ANY_PARTITION: i32 = -1;
 const ROOM_WAITS_MAX: usize = 4_000;
 const ROOM_WAIT: Duration = Duration::from_millis(10);
 
+/// Between two warnings about a client.
+const QUIET_FOR: Duration = Duration::from_secs(10);
+
 /// What became of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -30,17 +33,35 @@ pub enum Fate {
 
 /// The reports that came since they were last taken.
 #[derive(Default)]
-pub struct Reports(Mutex<Vec<(Ticket, Fate)>>);
+pub struct Reports {
+    list: Mutex<Vec<(Ticket, Fate)>>,
+    quiet: Quiet,
+}
+
+/// One warning about Kafka per [`QUIET_FOR`]: while it is away, librdkafka reports it with every attempt to connect.
+#[derive(Default)]
+pub struct Quiet(Mutex<Option<Instant>>);
+
+impl Quiet {
+    /// Logs, or not.
+    pub fn warn(&self, code: Code, reason: &str, whose: &'static str) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= QUIET_FOR) {
+            *last = Some(Instant::now());
+            tracing::warn!(code = code_name(code), reason, "{whose}");
+        }
+    }
+}
 
 impl Reports {
     /// Swaps them with `taken`, which is emptied first.
     pub fn take(&self, taken: &mut Vec<(Ticket, Fate)>) {
         taken.clear();
-        std::mem::swap(taken, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        std::mem::swap(taken, &mut self.list.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn push(&self, ticket: Ticket, fate: Fate) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((ticket, fate));
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push((ticket, fate));
     }
 }
 
@@ -51,7 +72,7 @@ impl Events for Reports {
     }
 
     fn error(&self, code: Code, reason: &str) {
-        tracing::warn!(code = code_name(code), reason, "Kafka producer of replies");
+        self.quiet.warn(code, reason, "Kafka producer of replies");
     }
 }
 
@@ -92,7 +113,7 @@ impl Replies {
                 match topic.produce(partition, &record) {
                     Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL) => producer.poll(ROOM_WAIT),
                     result => return result,
-                };
+                }
             }
             Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL)
         });

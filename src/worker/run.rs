@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::handler::{Failure, Handler, WorkerAnswer, WorkerTask};
-use super::replies::{Fate, Replies, Reports};
+use super::replies::{Fate, Quiet, Replies, Reports};
 use super::track::Tracker;
 use crate::config::{KafkaSettings, WorkerSettings};
 use crate::error::StartError;
@@ -29,6 +29,9 @@ const DRAIN_WAIT: Duration = Duration::from_secs(5);
 const SEEK_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to learn the partitions of the tasks topic.
 const METADATA_WAIT: Duration = Duration::from_millis(500);
+
+/// `(partition, offset)`.
+type Offsets = Vec<(i32, i64)>;
 
 /// How the threads get their partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +78,13 @@ pub fn run<H: Handler>(
         let body = move || worker.run(index, threads, &stop);
         running.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
     }
-    for thread in running {
-        if thread.join().is_err() {
-            tracing::error!("a worker thread panicked");
+    // Every thread commits before the first one leaves: its leaving starts a rebalance, in which commits are refused.
+    let finished: Vec<_> = running.into_iter().map(std::thread::JoinHandle::join).collect();
+    for consumer in finished {
+        match consumer {
+            Ok(consumer) if membership == Membership::Group => leave(&consumer),
+            Ok(_) => {}
+            Err(_) => tracing::error!("a worker thread panicked"),
         }
     }
     tracing::info!(
@@ -110,6 +117,7 @@ struct Progress {
     producer: Producer,
     tasks_topic: String,
     counts: Arc<WorkerCounts>,
+    quiet: Quiet,
 }
 
 impl<H: Handler> Worker<H> {
@@ -128,6 +136,7 @@ impl<H: Handler> Worker<H> {
             producer: replies.producer.clone(),
             tasks_topic: kafka.tasks_topic.clone(),
             counts: Arc::clone(&counts),
+            quiet: Quiet::default(),
         });
         let mut conf = client::task_consumer(kafka, settings)?;
         if membership == Membership::Group {
@@ -139,14 +148,15 @@ impl<H: Handler> Worker<H> {
         Ok(Self { handler, consumer, replies, layout, tasks_topic, progress, counts, membership, answer })
     }
 
-    fn run(mut self, index: usize, threads: usize, stop: &AtomicBool) {
+    /// Works until `stop`; gives back the consumer, with everything committed, to leave the group.
+    fn run(mut self, index: usize, threads: usize, stop: &AtomicBool) -> Consumer {
         let joined = match self.membership {
             Membership::Group => self.consumer.subscribe(&self.tasks_topic),
             Membership::Assigned => self.assign(index, threads, stop),
         };
         if let Err(code) = joined {
             tracing::error!(error = code_text(code), topic = self.tasks_topic, "the worker cannot read tasks");
-            return;
+            return self.consumer;
         }
         let mut batch = self.consumer.batch(ROUND_TASKS_MAX);
         while !stop.load(Ordering::Relaxed) {
@@ -160,7 +170,8 @@ impl<H: Handler> Worker<H> {
             }
         }
         batch.clear();
-        self.leave();
+        self.finish();
+        self.consumer
     }
 
     /// Every `threads`th partition, from the first record.
@@ -238,23 +249,22 @@ impl<H: Handler> Worker<H> {
     }
 
     /// The end: what was taken is finished, within its bound.
-    fn leave(self) {
+    fn finish(&self) {
         if !self.replies.producer.flush(DRAIN_WAIT) {
             tracing::warn!(tasks = lock(&self.progress.tracker).under_way(), "replies were not acknowledged in time");
         }
         self.settle();
-        if self.membership == Membership::Group {
-            // Revokes, which commits, and tells the group, so that the others take over at once.
-            if let Err(code) = self.consumer.close() {
-                tracing::warn!(error = code_text(code), "the worker left its group without an answer");
-            }
+        if self.membership == Membership::Group
+            && let Err(code) = self.consumer.commit()
+        {
+            tracing::warn!(error = code_text(code), "the last commit failed: some tasks will be done again");
         }
     }
 }
 
 impl Progress {
     /// Applies the reports: `(partition, offset to go on from)` and `(partition, offset to read again from)`.
-    fn settle(&self) -> (Vec<(i32, i64)>, Vec<(i32, i64)>) {
+    fn settle(&self) -> (Offsets, Offsets) {
         let (mut reports, mut next, mut again) = (Vec::new(), Vec::new(), Vec::new());
         self.reports.take(&mut reports);
         let mut tracker = lock(&self.tracker);
@@ -275,7 +285,7 @@ impl Progress {
 
 impl Events for Progress {
     fn error(&self, code: Code, reason: &str) {
-        tracing::warn!(code = code_name(code), reason, "Kafka consumer of tasks");
+        self.quiet.warn(code, reason, "Kafka consumer of tasks");
     }
 
     fn assigned(&self, partitions: usize) {
@@ -292,14 +302,21 @@ impl Events for Progress {
         if member.lost() {
             return;
         }
-        if !next.is_empty() {
-            if let Err(code) = member.store(&self.tasks_topic, &next) {
-                tracing::debug!(error = code_text(code), "offsets were not stored");
-            }
+        if !next.is_empty()
+            && let Err(code) = member.store(&self.tasks_topic, &next)
+        {
+            tracing::debug!(error = code_text(code), "offsets were not stored");
         }
         if let Err(code) = member.commit() {
             tracing::warn!(error = code_text(code), "the last commit failed: some tasks will be done again");
         }
+    }
+}
+
+/// Tells the group, so that the others take over at once.
+fn leave(consumer: &Consumer) {
+    if let Err(code) = consumer.close() {
+        tracing::warn!(error = code_text(code), "the worker left its group without an answer");
     }
 }
 

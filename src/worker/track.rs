@@ -100,7 +100,8 @@ impl Tracker {
 
     fn find(&mut self, ticket: Ticket) -> Option<(&mut Slot, usize)> {
         let slot = self.slots.get_mut(ticket >> 32 & 0xffff)?;
-        let at = (ticket as u32).wrapping_sub(slot.first) as usize;
+        let number = u32::try_from(ticket & 0xffff_ffff).ok()?;
+        let at = number.wrapping_sub(slot.first) as usize;
         (usize::from(slot.generation) == ticket >> 48 && at < slot.entries.len()).then_some((slot, at))
     }
 }

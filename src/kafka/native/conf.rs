@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rdkafka::bindings as ffi;
 
 use super::consumer::on_rebalance;
-use super::{Code, Events, Message};
+use super::{Code, Events, Message, object};
 
 /// A property that librdkafka does not take. Never shows the value, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,7 @@ impl Conf {
     pub fn new() -> Self {
         // SAFETY: rd_kafka_conf_new takes nothing and returns a fresh object (it aborts when memory is out).
         let conf = unsafe { ffi::rd_kafka_conf_new() };
-        Self(NonNull::new(conf).expect("rd_kafka_conf_new returns an object"))
+        Self(object(conf))
     }
 
     /// Sets one property.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rdkafka::bindings as ffi;
 
 use super::conf::{events, guard};
-use super::{Code, Conf, Events, Handle, Message, TopicMetadata, c_name, consume_error, millis, ok};
+use super::{Code, Conf, Events, Handle, Message, TopicMetadata, c_name, consume_error, millis, object, ok};
 
 /// `RD_KAFKA_PARTITION_UA`, a macro that the bindings do not have: any partition.
 const UNASSIGNED: i32 = -1;
@@ -244,7 +244,7 @@ impl List {
     fn new() -> Self {
         // SAFETY: takes a size hint and returns a fresh object (it aborts when memory is out).
         let list = unsafe { ffi::rd_kafka_topic_partition_list_new(1) };
-        Self(NonNull::new(list).expect("rd_kafka_topic_partition_list_new returns an object"))
+        Self(object(list))
     }
 
     fn of(topic: &str, partitions: &[(i32, Position)]) -> Result<Self, Code> {

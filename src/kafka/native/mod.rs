@@ -172,6 +172,11 @@ unsafe fn slice<'a, T>(first: *const T, count: c_int) -> &'a [T] {
     }
 }
 
+/// A constructor's result. librdkafka aborts the process itself when memory is out, so there always is one.
+fn object<T>(made: *mut T) -> NonNull<T> {
+    NonNull::new(made).unwrap_or_else(|| std::process::abort())
+}
+
 /// A code as a result.
 fn ok(code: Code) -> Result<(), Code> {
     if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(code) }

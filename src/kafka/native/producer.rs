@@ -60,11 +60,10 @@ impl Producer {
         Ok(Topic { inner: Arc::new(TopicInner { rkt, handle: Arc::clone(&self.handle) }) })
     }
 
-    /// Serves delivery reports and errors for at most `wait`, until the first batch of them.
-    pub fn poll(&self, wait: Duration) -> usize {
-        // SAFETY: the client is alive.
-        let served = unsafe { ffi::rd_kafka_poll(self.handle.raw(), millis(wait)) };
-        usize::try_from(served).unwrap_or(0)
+    /// Serves delivery reports and errors: all that are there, or the first that come within `wait`.
+    pub fn poll(&self, wait: Duration) {
+        // SAFETY: the client is alive. The result is how many were served, which nobody needs.
+        unsafe { ffi::rd_kafka_poll(self.handle.raw(), millis(wait)) };
     }
 
     /// Waits until everything is delivered or given up, serving reports; `false` when `deadline` came first.

@@ -317,11 +317,11 @@ mod tests {
         ) {
             for value in [&value[..], ID.as_bytes(), status.as_bytes()] {
                 let headers: Vec<_> = names.iter().map(|name| (*name, value)).collect();
-                if let Decoded::Reply(_, reply) = decode(&headers, &payload) {
-                    if let Outcome::Answer(answer) = reply.into_outcome(&mut Copied) {
-                        prop_assert!((200..=599).contains(&answer.status));
-                        prop_assert!(answer.content_type.is_none_or(|kind| http::HeaderValue::from_bytes(&kind).is_ok()));
-                    }
+                if let Decoded::Reply(_, reply) = decode(&headers, &payload)
+                    && let Outcome::Answer(answer) = reply.into_outcome(&mut Copied)
+                {
+                    prop_assert!((200..=599).contains(&answer.status));
+                    prop_assert!(answer.content_type.is_none_or(|kind| http::HeaderValue::from_bytes(&kind).is_ok()));
                 }
             }
         }

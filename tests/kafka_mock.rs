@@ -1,0 +1,311 @@
+//! The Kafka part and the worker against librdkafka's mock cluster, in one process: tasks go out by a submitter, the
+//! sample worker answers, and completions arrive in a mailbox.
+//!
+//! Every wait is a poll with a deadline ([`eventually`], or a timeout on the mailbox); each test has a cluster of its
+//! own on a port that the kernel chose.
+
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panic, like the test itself")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+use rdkafka::types::RDKafkaRespErr;
+use thousandx::config::{HeaderNames, KafkaSettings, ReplyRouting, TaskFormat, WorkerSettings};
+use thousandx::correlate::mailbox::{Receiver, mailbox};
+use thousandx::correlate::{CorrelationId, ShardAddress, Table};
+use thousandx::kafka::submit::Submitter;
+use thousandx::kafka::wire::{Completion, Outcome, Task, Undelivered};
+use thousandx::kafka::{self, KafkaHandle};
+use thousandx::lifecycle::Lifecycle;
+use thousandx::observe::metrics::Samples;
+use thousandx::worker::{self, GiftCode, Membership, WorkerCounts};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const INSTANCE: u32 = 0x1_2345;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+/// A server's Kafka part with one shard, on a mock cluster.
+struct Rig {
+    cluster: Cluster,
+    settings: KafkaSettings,
+    life: Arc<Lifecycle>,
+    handle: KafkaHandle,
+    submitter: Submitter,
+    inbox: Receiver<Completion>,
+    table: Table<Outcome>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Rig {
+    fn start(format: TaskFormat) -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["tasks", "results"] {
+            cluster.create_topic(topic, 4, 1).unwrap();
+        }
+        let settings = settings(cluster.bootstrap_servers(), format);
+        let life = Lifecycle::new();
+        let (sender, inbox) = mailbox(1_024);
+        let parts = (life.register("kafka producer"), life.register("kafka replies"));
+        let handle = kafka::start(&settings, INSTANCE, vec![sender], parts.0, parts.1).unwrap();
+        let submitter = handle.submitter(0);
+        let table = Table::new(ShardAddress { instance: INSTANCE, shard: 0 }, 10_000);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let rig = Self { cluster, settings, life, handle, submitter, inbox, table, runtime };
+        eventually("ready", || rig.life.is_ready());
+        rig
+    }
+
+    fn submit(&self, id: CorrelationId, body: &str) -> Result<(), Undelivered> {
+        self.submitter.submit(&Task {
+            id,
+            body: body.as_bytes(),
+            content_type: Some(b"application/json"),
+            traceparent: None,
+            tracestate: None,
+            client_request_id: None,
+            deadline_unix_ms: unix_ms() + 10_000,
+        })
+    }
+
+    /// Completions until `count` have come.
+    fn completions(&mut self, count: usize) -> HashMap<CorrelationId, Outcome> {
+        let mut found = HashMap::new();
+        let inbox = &mut self.inbox;
+        self.runtime.block_on(async {
+            let all = async {
+                while found.len() < count {
+                    let batch = inbox.recv().await.expect("the senders live");
+                    found.extend(batch.into_iter().map(|completion| (completion.id, completion.outcome)));
+                }
+            };
+            let _ = tokio::time::timeout(PATIENCE, all).await;
+        });
+        assert!(found.len() >= count, "{} completions, {count} wanted", found.len());
+        found
+    }
+
+    /// A mint's id; the slot is free again at once, which the id does not mind.
+    fn id(&self) -> CorrelationId {
+        self.table.mint().unwrap().id()
+    }
+
+    fn counted(&self, result: &str, count: u64) -> bool {
+        let mut samples = Samples::default();
+        self.handle.metrics().collect(&mut samples);
+        format!("{samples:?}").contains(&format!("[(\"result\", \"{result}\")]: Value {{ number: {count},"))
+    }
+
+    /// Writes records to the results topic as somebody else would.
+    fn reply(&self, records: &[(Option<&[u8]>, &[u8])]) {
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", &self.settings.bootstrap).create().unwrap();
+        for (id, payload) in records {
+            let mut headers = OwnedHeaders::new();
+            if let Some(id) = id {
+                headers = headers.insert(Header { key: "kafka_correlationId", value: Some(*id) });
+            }
+            let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to("results").payload(*payload).headers(headers);
+            assert!(producer.send(record).is_ok());
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+}
+
+/// The sample worker in a thread, stopped and joined when dropped.
+struct RunningWorker {
+    stop: Arc<AtomicBool>,
+    counts: Arc<WorkerCounts>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RunningWorker {
+    fn start(kafka: &KafkaSettings, membership: Membership) -> Self {
+        let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(WorkerCounts::default()));
+        let thread = std::thread::spawn({
+            let (kafka, stop, counts) = (kafka.clone(), Arc::clone(&stop), Arc::clone(&counts));
+            let settings = WorkerSettings { threads: 2, group: "workers".into() };
+            move || worker::run(&settings, &kafka, &Arc::new(GiftCode), membership, &stop, &counts).unwrap()
+        });
+        Self { stop, counts, thread: Some(thread) }
+    }
+}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
+    }
+}
+
+fn settings(bootstrap: String, format: TaskFormat) -> KafkaSettings {
+    KafkaSettings {
+        bootstrap,
+        tasks_topic: "tasks".into(),
+        results_topic: "results".into(),
+        format,
+        routing: ReplyRouting::Shared,
+        headers: HeaderNames {
+            correlation: "kafka_correlationId".into(),
+            reply_topic: "kafka_replyTopic".into(),
+            reply_partition: "kafka_replyPartition".into(),
+            deadline: "x-deadline-ms".into(),
+            status: "x-status".into(),
+            error: "x-error".into(),
+        },
+        delivery_timeout: Duration::from_secs(2),
+        acks: "1".into(),
+        compression: "none".into(),
+        linger_ms: 0.5,
+        in_flight_max: 1_000,
+        fetch_wait: Duration::from_millis(1),
+        fetch_min_bytes: 1,
+        queue_messages_max: 10_000,
+        body_bytes_max: 1 << 20,
+        extra: Vec::new(),
+    }
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
+}
+
+fn json(outcome: &Outcome) -> serde_json::Value {
+    let Outcome::Answer(answer) = outcome else { panic!("no answer: {outcome:?}") };
+    assert_eq!((answer.status, &answer.content_type), (200, &None));
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[test]
+fn every_task_gets_its_own_answer() {
+    let mut rig = Rig::start(TaskFormat::Headers);
+    let worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let ids: Vec<_> = (0..500).map(|n| (rig.id(), n)).collect();
+    for (id, n) in &ids {
+        rig.submit(*id, &format!(r#"{{"action":"get_gift_code","n":{n}}}"#)).unwrap();
+    }
+    let found = rig.completions(ids.len());
+    for (id, n) in ids {
+        let answer = json(&found[&id]);
+        assert_eq!(answer["n"], n);
+        assert_eq!(answer["request_id"], id.to_string());
+    }
+    assert_eq!(worker.counts.answered.get(), 500);
+    assert_eq!(rig.handle.close(PATIENCE), 0);
+}
+
+#[test]
+fn the_template_s_envelope_makes_the_round_trip() {
+    let mut rig = Rig::start(TaskFormat::Json);
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let id = rig.id();
+    rig.submit(id, r#"{"action":"get_gift_code","correlation_id":"theirs"}"#).unwrap();
+    assert_eq!(rig.submit(rig.id(), "[1]"), Err(Undelivered::NotAnObject));
+    let answer = json(&rig.completions(1)[&id]);
+    assert_eq!(answer["request_id"], id.to_string());
+    assert!(answer["gift_code"].as_str().unwrap().starts_with("GIFT-"));
+}
+
+#[test]
+fn a_group_member_goes_on_where_the_last_one_stopped() {
+    let mut rig = Rig::start(TaskFormat::Headers);
+    for _ in 0..2 {
+        let worker = RunningWorker::start(&rig.settings, Membership::Group);
+        let ids: Vec<_> = (0..50).map(|_| rig.id()).collect();
+        for id in &ids {
+            rig.submit(*id, "{}").unwrap();
+        }
+        let found = rig.completions(ids.len());
+        assert!(ids.iter().all(|id| found.contains_key(id)));
+        assert_eq!(worker.counts.answered.get(), 50, "committed tasks are not done again");
+    }
+}
+
+#[test]
+fn a_lost_broker_is_known_within_a_second_and_back_soon() {
+    let mut rig = Rig::start(TaskFormat::Headers);
+    // The broker holds its acknowledgements back, so that tasks wait when it goes away.
+    rig.cluster.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
+    let ids: Vec<_> = (0..20).map(|_| rig.id()).collect();
+    for id in &ids {
+        rig.submit(*id, "{}").unwrap();
+    }
+    let start = Instant::now();
+    rig.cluster.broker_down(-1).unwrap();
+    let found = rig.completions(ids.len());
+    assert!(start.elapsed() < Duration::from_secs(1), "told after {:?}", start.elapsed());
+    for id in ids {
+        assert_eq!(found[&id], Outcome::Undelivered(Undelivered::Unavailable));
+    }
+    assert_eq!(rig.submitter.check(), Err(Undelivered::Unavailable));
+    assert!(!rig.life.is_ready());
+
+    rig.cluster.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+    rig.cluster.broker_up(-1).unwrap();
+    eventually("ready again", || rig.life.is_ready());
+    assert_eq!(rig.submitter.check(), Ok(()));
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let id = rig.id();
+    rig.submit(id, r#"{"n":7}"#).unwrap();
+    let mut found = rig.completions(1);
+    // Tasks that were given up may have been written all the same, and are answered too: late, for nobody.
+    while !found.contains_key(&id) {
+        found.extend(rig.completions(1));
+    }
+    assert_eq!(json(&found[&id])["n"], 7);
+}
+
+#[test]
+fn a_missing_topic_is_told_and_found_again() {
+    let rig = Rig::start(TaskFormat::Headers);
+    rig.cluster.topic_error("tasks", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    eventually("missing", || rig.submitter.check() == Err(Undelivered::TopicMissing));
+    assert!(!rig.life.is_ready());
+    rig.cluster.topic_error("tasks", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    eventually("there", || rig.submitter.check() == Ok(()) && rig.life.is_ready());
+}
+
+#[test]
+fn too_large_a_task_is_refused_at_once() {
+    let rig = Rig::start(TaskFormat::Headers);
+    assert_eq!(rig.submit(rig.id(), &"x".repeat(2 << 20)), Err(Undelivered::TooLarge));
+}
+
+#[test]
+fn replies_of_others_and_garbage_are_counted_and_do_no_harm() {
+    let mut rig = Rig::start(TaskFormat::Headers);
+    let foreign = Table::<()>::new(ShardAddress { instance: INSTANCE + 1, shard: 0 }, 8).mint().unwrap().id();
+    let no_shard = Table::<()>::new(ShardAddress { instance: INSTANCE, shard: 9 }, 8).mint().unwrap().id();
+    let (mine, last) = (rig.id(), rig.id());
+    let no_result = format!(r#"{{"correlation_id":"{mine}"}}"#);
+    rig.reply(&[
+        (Some(foreign.to_string().as_bytes()), b"{}"),
+        (Some(&no_shard.to_bytes()), b"{}"),
+        (Some(b"no id"), b"\xff\x00"),
+        (None, b"garbage"),
+        (None, b""),
+        (None, no_result.as_bytes()),
+        (Some(last.to_string().as_bytes()), b"{\"fine\":true}"),
+    ]);
+    let found = rig.completions(2);
+    assert_eq!(found[&mine], Outcome::Malformed);
+    assert_eq!(json(&found[&last])["fine"], true);
+    let expected = [("received", 7), ("foreign", 2), ("unreadable", 3), ("malformed", 1)];
+    eventually("counted", || expected.iter().all(|(result, count)| rig.counted(result, *count)));
+}
