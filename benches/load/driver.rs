@@ -141,11 +141,11 @@ impl<'a> Driver<'a> {
                 sweep_at = now + SWEEP_EVERY;
             }
             // Bounded: a request that still waits then hangs, and the sweep ends it at its timeout.
-            if now >= window.end && self.waiting == 0 {
+            if schedule.is_over(now) && self.waiting == 0 {
                 break;
             }
             let mut until = sweep_at;
-            if !self.idle.is_empty() && now < window.end {
+            if !self.idle.is_empty() && !schedule.is_over(now) {
                 until = schedule.next_due().map_or(until, |due| due.min(until));
             }
             self.wait(&mut events, until.saturating_duration_since(now))?;

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// How long after the end a request that was due before it may still be sent (open loop): longer than a stall of the
+/// generator itself, too short for a server that cannot keep up to look as if it did.
+const LATE_MAX: Duration = Duration::from_millis(250);
+
 /// What a run asks for, by the clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
@@ -50,17 +54,26 @@ impl Schedule {
 
     /// Takes the next request if it is due by `now`; gives the time it was due, from which its latency counts.
     pub fn take(&mut self, now: Instant) -> Option<Instant> {
-        if now >= self.window.end || now < self.window.begin {
+        if now < self.window.begin || self.is_over(now) {
             return None;
         }
         let due = self.next_due().unwrap_or(now);
-        if due > now || due >= self.window.end {
+        if due > now {
             return None;
         }
         if let Pace::Open { taken, .. } = &mut self.pace {
             *taken += 1;
         }
         Some(due)
+    }
+
+    /// Whether no request will be given any more.
+    #[must_use]
+    pub fn is_over(&self, now: Instant) -> bool {
+        match self.next_due() {
+            None => now >= self.window.end,
+            Some(due) => due >= self.window.end || now >= self.window.end + LATE_MAX,
+        }
     }
 
     /// When the next request is due; `None` in a closed loop.
@@ -124,7 +137,17 @@ mod tests {
         let window = window();
         let mut schedule = Schedule::open(window, 100, 0, 2);
         while schedule.take(window.begin + Duration::from_millis(500)).is_some() {}
+        assert_eq!(schedule.take(window.end + LATE_MAX), None);
         assert_eq!(schedule.unsent(), 100, "50/s from second 1 to second 3");
-        assert_eq!(schedule.take(window.end), None);
+        assert!(schedule.is_over(window.begin), "nothing is left");
+    }
+
+    #[test]
+    fn open_still_gives_what_was_due_when_the_end_came_by_surprise() {
+        let window = window();
+        let mut schedule = Schedule::open(window, 100, 0, 1);
+        assert!(!schedule.is_over(window.end));
+        assert_eq!(std::iter::from_fn(|| schedule.take(window.end)).count(), 300);
+        assert_eq!((schedule.is_over(window.end), schedule.unsent()), (true, 0));
     }
 }
