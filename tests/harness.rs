@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use rdkafka::Message;
@@ -12,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use support::checker::{Behaviour, Checker};
 use support::kafka::Kafka;
+use support::load::Load;
 use support::python::PythonWorker;
 use support::{metrics, wait_until};
 
@@ -93,6 +96,31 @@ fn a_child_ends_with_its_owner() {
     assert!(std::fs::exists(&proc_entry).expect("proc can be read"));
     drop(kafka);
     assert!(!std::fs::exists(&proc_entry).expect("proc can be read"));
+}
+
+#[test]
+fn the_load_client_tells_good_answers_from_bad() {
+    let address = scripted_server(|number, body| match number {
+        3 => Some(response("200 OK", "application/json", r#"{"nonce":"of another request"}"#)),
+        5 => None,
+        7 => Some(response("429 Too Many", "application/problem+json", r#"{"code":"capacity_reached"}"#)),
+        8 => Some(response("503 Not Now", "text/html", "no problem document")),
+        _ => Some(response("200 OK", "application/json", body)),
+    });
+    let report = Load::new(address).requests_max(10).duration(LIMIT).run();
+    assert_eq!((report.sent, report.lost, report.wrong, report.hung), (10, 1, 2, 0), "{report:?}");
+    assert_eq!((report.count(200), report.count(429), report.count(503)), (7, 1, 1));
+    assert_eq!(report.by_code.get("capacity_reached"), Some(&1));
+    assert_eq!((report.history.len(), report.latency_us.len()), (10, 7));
+}
+
+#[test]
+fn the_load_client_gives_up_on_an_answer_that_never_comes() {
+    // Accepted by the kernel's backlog, read by nobody.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = silent.local_addr().expect("an address");
+    let report = Load::new(address).requests_max(1).answer_limit(Duration::from_millis(50)).run();
+    assert_eq!((report.sent, report.hung), (1, 1), "{report:?}");
 }
 
 #[test]
@@ -184,6 +212,47 @@ mod parser {
 }
 
 // === helpers
+
+fn response(status: &str, content_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n{body}")
+}
+
+/// Answers the requests on one connection at a time as `script` says by their number, from 1; `None` ends the connection.
+/// Its thread ends with the test binary.
+fn scripted_server(script: impl Fn(u32, &str) -> Option<String> + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let mut number = 0;
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            while let Some(body) = read_request(&mut stream) {
+                number += 1;
+                let Some(answer) = script(number, &body) else { break };
+                stream.get_mut().write_all(answer.as_bytes()).expect("an answer is taken");
+            }
+        }
+    });
+    address
+}
+
+/// The body of one request; `None` at the end of the connection.
+fn read_request(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a length");
+        }
+        if line == "\r\n" {
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).expect("a whole body");
+            return Some(String::from_utf8(body).expect("text"));
+        }
+    }
+}
 
 fn produce(kafka: &Kafka, topic: &str, headers: &[(&str, &[u8])], value: &[u8]) {
     let producer: BaseProducer = kafka.client().create().expect("a producer");

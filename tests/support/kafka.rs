@@ -1,4 +1,4 @@
-//! A real Apache Kafka broker: one KRaft node, from the same jars and settings as `scripts/stack.sh`.
+//! A real Apache Kafka broker: one `KRaft` node, from the same jars and settings as `scripts/stack.sh`.
 //!
 //! A start takes 2 to 3 s. Tests that leave the broker in peace use [`Kafka::shared`], one node per test binary, with
 //! topics of their own; tests that kill or stop it use [`Kafka::start`].
@@ -93,7 +93,9 @@ impl Kafka {
         self.administer(|admin, options, runtime| {
             let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
             let results = runtime.block_on(admin.create_topics([&topic], options)).expect("create topics");
-            results.into_iter().for_each(|result| assert!(result.is_ok(), "create {name}: {result:?}"));
+            for result in results {
+                assert!(result.is_ok(), "create {name}: {result:?}");
+            }
         });
         self.wait_partitions(name, Some(partitions));
     }
@@ -104,7 +106,9 @@ impl Kafka {
         self.administer(|admin, options, runtime| {
             let grown = NewPartitions::new(name, total);
             let results = runtime.block_on(admin.create_partitions([&grown], options)).expect("add partitions");
-            results.into_iter().for_each(|result| assert!(result.is_ok(), "grow {name}: {result:?}"));
+            for result in results {
+                assert!(result.is_ok(), "grow {name}: {result:?}");
+            }
         });
         self.wait_partitions(name, Some(partitions));
     }
@@ -113,7 +117,9 @@ impl Kafka {
     pub fn delete_topic(&self, name: &str) {
         self.administer(|admin, options, runtime| {
             let results = runtime.block_on(admin.delete_topics(&[name], options)).expect("delete topics");
-            results.into_iter().for_each(|result| assert!(result.is_ok(), "delete {name}: {result:?}"));
+            for result in results {
+                assert!(result.is_ok(), "delete {name}: {result:?}");
+            }
         });
         self.wait_partitions(name, None);
     }

@@ -270,15 +270,12 @@ enum NoAnswer {
 impl Client {
     async fn run(mut self) -> Report {
         while self.goes_on() {
-            match TcpStream::connect(self.load.address).await {
-                Ok(stream) => {
-                    let _ = stream.set_nodelay(true);
-                    self.converse(stream).await;
-                }
-                Err(_) => {
-                    self.report.refused += 1;
-                    tokio::time::sleep(RECONNECT_AFTER).await;
-                }
+            if let Ok(stream) = TcpStream::connect(self.load.address).await {
+                let _ = stream.set_nodelay(true);
+                self.converse(stream).await;
+            } else {
+                self.report.refused += 1;
+                tokio::time::sleep(RECONNECT_AFTER).await;
             }
         }
         self.report
