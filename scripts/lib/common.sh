@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Helpers of every script here. Sourced, never run; the caller has set `-euo pipefail`.
 
+# A script may source two libraries that both source this one.
+! declare -F with_lock >/dev/null || return 0
+
 # shellcheck disable=SC2034 # read by the scripts that source this one
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 THOUSANDX_CACHE="${THOUSANDX_CACHE:-$HOME/.cache/thousandx}"
