@@ -124,6 +124,13 @@ impl Kafka {
         self.wait_partitions(name, None);
     }
 
+    /// Whether a consumer group has members and all of them have their partitions.
+    pub fn is_group_stable(&self, group: &str) -> bool {
+        let client: BaseConsumer = self.client().create().expect("a Kafka client");
+        let groups = client.fetch_group_list(Some(group), REQUEST_LIMIT);
+        groups.is_ok_and(|list| list.groups().iter().any(|found| found.name() == group && found.state() == "Stable"))
+    }
+
     /// SIGKILL: the broker is gone without a goodbye. Its port and data stay for [`Kafka::restart`].
     pub fn kill(&mut self) {
         self.process.kill9();

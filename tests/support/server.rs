@@ -187,18 +187,26 @@ impl Builder {
 }
 
 impl Worker {
-    /// Starts the sample worker on these topics. It may not have joined its group yet: its group starts at the oldest
-    /// task, so none is missed.
+    /// Starts the sample worker on these topics and waits until it has joined its group.
     pub fn start(kafka: &Kafka, tasks: &str, results: &str) -> Self {
         Self::start_with(kafka, tasks, results, &[])
     }
 
     /// The same with further settings.
     pub fn start_with(kafka: &Kafka, tasks: &str, results: &str, settings: &[(&str, &str)]) -> Self {
-        let builder = Server::builder().kafka(kafka, tasks, results).set("WORKER_GROUP", format!("group-of-{tasks}"));
+        let group = format!("group-of-{tasks}");
+        let builder = Server::builder().kafka(kafka, tasks, results).set("WORKER_GROUP", &group);
         let builder = settings.iter().fold(builder, |builder, (name, value)| builder.set(name, *value));
-        let (process, dir) = spawn_binary("the worker", "work", &builder.settings);
-        Self { process, _dir: dir }
+        let (mut process, dir) = spawn_binary("the worker", "work", &builder.settings);
+        let joined = wait_until(READY_LIMIT, || match process.exited() {
+            Some(status) => Some(Err(status)),
+            None => kafka.is_group_stable(&group).then_some(Ok(())),
+        });
+        match joined {
+            Some(Ok(())) => Self { process, _dir: dir },
+            Some(Err(status)) => process.fail(&format!("ended at its start with {status}")),
+            None => process.fail("has not joined its group"),
+        }
     }
 
     /// The process, for signals and its log.
