@@ -184,7 +184,7 @@ smoke() {
   (cd "$dir" && exec env -i PORT="$port" "$binary" >"$dir/log" 2>&1 </dev/null) &
   pid=$!
   # shellcheck disable=SC2064 # the values of now
-  trap "kill -KILL $pid 2>/dev/null || true; rm -rf '$dir'" EXIT
+  trap "kill -KILL $pid 2>/dev/null && wait $pid 2>/dev/null || true; rm -rf '$dir'" EXIT
   until "${CURL[@]}" --fail "$url/readyz" >/dev/null 2>&1; do
     if [[ -z $(process_stamp "$pid") ]] || ((SECONDS >= deadline)); then
       cat "$dir/log"
@@ -195,7 +195,7 @@ smoke() {
   expect '200 .*"gift_code" *: *"GIFT-' -X POST "$url/queue"
   expect '200 .*"gift_code" *: *"GIFT-' -X POST "$url/queue" -d '{"action":"get_gift_code","n":1}'
   expect '400 .*"malformed_json"' -X POST "$url/queue" -d '{'
-  expect '200 {"Hello":"World"}' "$url/"
+  expect '200 \{"Hello":"World"\}' "$url/"
   expect '200 ' "$url/livez"
   expect '200 .*ready' "$url/readyz?verbose"
   expect '200 .*thousandx_' "$url/metrics"
