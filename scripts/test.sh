@@ -1,0 +1,306 @@
+#!/usr/bin/env bash
+# Every check of the project, on real parts: real Kafka, real Redis, the real binary.
+#
+#   scripts/test.sh                  all steps
+#   scripts/test.sh unit real        these steps only
+#   scripts/test.sh --help           this text and the steps
+#
+# Works from a bare clone on Debian 12 with Rust (rustup), as root or with sudo: the first step installs what is missing.
+# Jars, Python packages and nothing else are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 10 minutes on two
+# cores, most of it compiling. The last line counts the steps; the exit code is 0 only when none failed.
+#
+# A real Kafka or Redis that cannot be had is a failure. THOUSANDX_REQUIRE_REAL=0 makes it a skipped step, but never
+# where CI=true.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/kafka.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/kafka.sh"
+# shellcheck source=scripts/lib/python.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/python.sh"
+cd "$REPO"
+
+# name | seconds it may take at most | what it does. The function of a step is step_NAME.
+readonly STEPS=(
+  'tools  | 600  | install what is missing, fetch Kafka and Python packages'
+  'format | 60   | cargo fmt --check'
+  'scripts| 120  | syntax of shell and Python scripts, shellcheck'
+  'lint   | 900  | cargo clippy, warnings are errors'
+  'unit   | 1200 | unit, property and documentation tests'
+  'system | 900  | tests of the binary that need no real Kafka or Redis'
+  'real   | 1200 | tests on real Kafka and Redis: whole path, faults, life cycle'
+  'loom   | 900  | every interleaving of what crosses threads'
+  'compose| 300  | docker-compose.yml against the schema and our settings'
+  'image  | 1500 | replay of the image'"'"'s build stage: the release build'
+  'smoke  | 900  | the release binary does what the README shows'
+)
+
+# Test files that need real parts: patterns of the names of cargo's test targets.
+readonly REAL_TESTS='^(real.*|harness|limiter)$'
+
+# What has to be there, and the Debian package that has it.
+readonly PACKAGES=(
+  'cc|build-essential'
+  'make|build-essential'
+  'pkg-config|pkg-config'
+  'redis-server|redis-server'
+  'redis-cli|redis-tools'
+  'java|openjdk-17-jre-headless'
+  'mvn|maven'
+  'python3|python3'
+  'setpriv|util-linux'
+  'flock|util-linux'
+  'perl|perl'
+  'curl|curl'
+  'git|git'
+  'shellcheck|shellcheck'
+)
+
+# Exit code of a step that could not run, and may be missed.
+readonly SKIPPED=77
+readonly READY_SECONDS_MAX=30
+readonly CURL=(curl --silent --show-error --max-time 5)
+
+# === the steps
+
+step_tools() {
+  have cargo || die "Rust is missing: install rustup; rust-toolchain.toml then picks the version"
+  install_packages
+  cargo --version
+  if require_real || have_real; then
+    kafka_fetch
+  fi
+  python_venv tests/template_worker/requirements.txt
+  python_venv scripts/lib/compose-requirements.txt --no-deps
+}
+
+step_format() {
+  cargo fmt --all --check
+}
+
+step_scripts() {
+  local file
+  while IFS= read -r file; do
+    bash -n "$file"
+  done < <(git ls-files '*.sh' .ci/run)
+  git ls-files -z '*.py' | xargs -0 -r python3 -c \
+    'import ast, sys; [ast.parse(open(name, encoding="utf-8").read(), name) for name in sys.argv[1:]]'
+  if have shellcheck; then
+    git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck --external-sources
+  else
+    note "shellcheck is not installed: only the syntax of the scripts was checked"
+  fi
+}
+
+step_lint() {
+  cargo clippy --locked --all-targets -- -D warnings
+}
+
+step_unit() {
+  cargo test --locked --lib --bins
+  cargo test --locked --doc
+}
+
+step_system() {
+  run_tests -Ev
+}
+
+step_real() {
+  require_real || have_real || skip "no Java, Maven or redis-server on this machine"
+  run_tests -E
+}
+
+step_loom() {
+  cargo test --locked --manifest-path tests/loom/Cargo.toml
+}
+
+step_compose() {
+  scripts/check-docker.sh compose
+  note "no container was started: that the images can be pulled and the containers come up is not checked"
+}
+
+step_image() {
+  scripts/check-docker.sh build
+  touch "$RUN/released"
+}
+
+step_smoke() {
+  local binary="${CARGO_TARGET_DIR:-$REPO/target}/release/thousandx"
+  # The step before has just built it from the same files.
+  [[ -f $RUN/released ]] || cargo build --release --locked --bin thousandx
+  smoke "$binary"
+}
+
+# === helpers of the steps
+
+install_packages() {
+  local entry missing=()
+  for entry in "${PACKAGES[@]}"; do
+    have "${entry%%|*}" || missing+=("${entry##*|}")
+  done
+  [[ -f /usr/include/zlib.h ]] || missing+=(zlib1g-dev)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  echo "missing: ${missing[*]}"
+  have apt-get || die "install these by hand: ${missing[*]}"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+require_real() {
+  [[ ${CI:-} == true || ${THOUSANDX_REQUIRE_REAL:-1} != 0 ]]
+}
+
+have_real() {
+  have java && have mvn && have redis-server
+}
+
+# run_tests GREP_OPTION: the test targets whose names match REAL_TESTS (-E), or the others (-Ev).
+run_tests() {
+  local name targets=()
+  while IFS= read -r name; do
+    targets+=(--test "$name")
+  done < <(test_targets | grep "$1" "$REAL_TESTS")
+  [[ ${#targets[@]} -gt 0 ]] || die "no test matches"
+  cargo test --locked "${targets[@]}"
+}
+
+# As cargo finds them: tests/NAME.rs and tests/NAME/main.rs.
+test_targets() {
+  local path
+  for path in tests/*.rs tests/*/main.rs; do
+    [[ -f $path ]] || continue
+    path=${path#tests/}
+    path=${path%/main.rs}
+    echo "${path%.rs}"
+  done
+}
+
+# The commands of the README's "Start", on a port of one's own and without this machine's settings.
+smoke() {
+  local binary=$1 port url pid dir code=0 deadline=$((SECONDS + READY_SECONDS_MAX))
+  port=$(free_port)
+  url="http://127.0.0.1:$port"
+  dir=$(mktemp -d)
+  (cd "$dir" && exec env -i PORT="$port" "$binary" >"$dir/log" 2>&1 </dev/null) &
+  pid=$!
+  # shellcheck disable=SC2064 # the values of now
+  trap "kill -KILL $pid 2>/dev/null && wait $pid 2>/dev/null || true; rm -rf '$dir'" EXIT
+  until "${CURL[@]}" --fail "$url/readyz" >/dev/null 2>&1; do
+    if [[ -z $(process_stamp "$pid") ]] || ((SECONDS >= deadline)); then
+      cat "$dir/log"
+      die "the server is not ready"
+    fi
+    sleep 0.1
+  done
+  expect '200 .*"gift_code" *: *"GIFT-' -X POST "$url/queue"
+  expect '200 .*"gift_code" *: *"GIFT-' -X POST "$url/queue" -d '{"action":"get_gift_code","n":1}'
+  expect '400 .*"malformed_json"' -X POST "$url/queue" -d '{'
+  expect '200 \{"Hello":"World"\}' "$url/"
+  expect '200 ' "$url/livez"
+  expect '200 .*ready' "$url/readyz?verbose"
+  expect '200 .*thousandx_' "$url/metrics"
+  expect '404 .*"not_found"' "$url/nothing"
+  kill -TERM "$pid"
+  wait "$pid" || code=$?
+  [[ $code -eq 0 ]] || { cat "$dir/log" && die "after SIGTERM it ended with $code"; }
+  echo "SIGTERM: clean end"
+}
+
+# expect PATTERN CURL_ARGUMENT…: status and body of one request match.
+expect() {
+  local pattern=$1 answer
+  shift
+  answer=$("${CURL[@]}" --write-out '\n%{http_code}' "$@") || die "curl $*: no answer"
+  answer="${answer##*$'\n'} ${answer%$'\n'*}"
+  [[ ${answer//$'\n'/ } =~ ^$pattern ]] || die "curl $*: expected $pattern, got: $answer"
+  echo "curl $*: ${answer:0:100}"
+}
+
+# note TEXT: something was not checked, though the step goes on.
+note() {
+  echo "$STEP: $1" >>"$RUN/notes"
+}
+
+# skip TEXT: the step cannot run, and that is allowed.
+skip() {
+  note "$1"
+  exit "$SKIPPED"
+}
+
+# === running the steps
+
+usage() {
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  printf '\nsteps:\n'
+  local step
+  for step in "${STEPS[@]}"; do
+    printf '  %-8s %s\n' "$(field 1 "$step")" "$(field 3 "$step")"
+  done
+}
+
+# field NUMBER ROW: one column of a row of STEPS, without the spaces around it.
+field() {
+  cut -d '|' -f "$1" <<<"$2" | sed -e 's/^ *//' -e 's/ *$//'
+}
+
+main() {
+  local step name passed=0 failed=0 skipped=0 summary='' result seconds
+  RUN=$(mktemp -d)
+  export RUN
+  trap 'rm -rf "$RUN"' EXIT
+  for step in "${STEPS[@]}"; do
+    name=$(field 1 "$step")
+    [[ $# -eq 0 || " $* " == *" $name "* ]] || continue
+    printf '\n=== %s: %s\n' "$name" "$(field 3 "$step")"
+    seconds=$SECONDS
+    result=$(run_step "$name" "$(field 2 "$step")")
+    seconds=$((SECONDS - seconds))
+    case $result in
+      passed) passed=$((passed + 1)) ;;
+      skipped) skipped=$((skipped + 1)) ;;
+      *) failed=$((failed + 1)) ;;
+    esac
+    printf '=== %s: %s after %d s\n' "$name" "$result" "$seconds"
+    summary+=$(printf '%-8s %-24s %4d s' "$name" "$result" "$seconds")$'\n'
+    # Without its tools every other step would fail with a message that misleads.
+    [[ $name != tools || $result == passed ]] || break
+  done
+  printf '\n%s' "$summary"
+  if [[ -s $RUN/notes ]]; then
+    printf '\nnot checked:\n'
+    cat "$RUN/notes"
+  fi
+  printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+  [[ $failed -eq 0 ]]
+}
+
+# Runs one step in a process of its own, with its time limit; its output goes to the terminal, its result is printed.
+run_step() {
+  local name=$1 limit=$2 code=0 pid
+  timeout --kill-after=15 "$limit" bash "${BASH_SOURCE[0]}" --step "$name" </dev/null >&3 2>&4 &
+  pid=$!
+  # `timeout` has made a process group of its own: what ends this script has to be passed on.
+  # shellcheck disable=SC2064 # the pid of now
+  trap "kill -TERM $pid; exit 130" INT TERM
+  wait "$pid" || code=$?
+  case $code in
+    0) echo passed ;;
+    "$SKIPPED") echo skipped ;;
+    124 | 137) echo "FAILED (over $limit s)" ;;
+    *) echo "FAILED (exit $code)" ;;
+  esac
+}
+
+check_names() {
+  local name
+  for name in "$@"; do
+    declare -F "step_$name" >/dev/null || { usage >&2 && exit 64; }
+  done
+}
+
+case ${1:-all} in
+  --help | -h) usage ;;
+  --step) STEP=$2 && "step_$STEP" ;;
+  all) main 3>&1 4>&2 ;;
+  *) check_names "$@" && main "$@" 3>&1 4>&2 ;;
+esac
