@@ -106,7 +106,7 @@ async fn until(what: &str, max: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + max;
     while !holds() {
         assert!(Instant::now() < deadline, "not within {max:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await; // bounded poll: until `max`
     }
 }
 

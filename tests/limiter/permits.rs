@@ -40,11 +40,11 @@ async fn contend(settings: &LimiterSettings, tally: &Tally) {
                 let in_use = tally.in_use.fetch_add(1, Ordering::SeqCst) + 1;
                 tally.most.fetch_max(in_use, Ordering::SeqCst);
                 tally.granted.fetch_add(1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(1)).await; // the work of the request
+                tokio::time::sleep(Duration::from_millis(1)).await; // workload: of one request
                 tally.in_use.fetch_sub(1, Ordering::SeqCst);
                 drop(permit);
             }
-            tokio::time::sleep(Duration::from_millis(1)).await; // until the client comes again
+            tokio::time::sleep(Duration::from_millis(1)).await; // workload: the client thinks
         }
     };
     join_all((0..TASKS).map(|_| task()).collect()).await;
