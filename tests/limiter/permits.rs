@@ -134,7 +134,7 @@ fn the_permits_of_a_killed_holder_end_with_their_lease() {
         let deadline = Instant::now() + settings.lease + SLACK;
         while shard.acquire().await.is_err() {
             assert!(Instant::now() < deadline, "the lease is over");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await; // bounded poll: the lease and some slack
         }
     });
 }

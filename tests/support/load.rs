@@ -275,7 +275,7 @@ impl Client {
                 self.converse(stream).await;
             } else {
                 self.report.refused += 1;
-                tokio::time::sleep(RECONNECT_AFTER).await;
+                tokio::time::sleep(RECONNECT_AFTER).await; // workload: back-off
             }
         }
         self.report
@@ -312,7 +312,7 @@ impl Client {
                 }
                 Err(reason) => {
                     self.note(&nonce, reason);
-                    tokio::time::sleep(RECONNECT_AFTER).await;
+                    tokio::time::sleep(RECONNECT_AFTER).await; // workload: back-off
                     return;
                 }
             }

@@ -36,7 +36,7 @@ pub fn wait_until<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) 
         if Instant::now() >= deadline {
             return None;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(LOOK_EVERY); // bounded poll: until the deadline
     }
 }
 

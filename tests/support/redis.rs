@@ -99,7 +99,7 @@ impl RedisServer {
             if self.ping().is_ok() {
                 return true;
             }
-            std::thread::sleep(Duration::from_millis(5)); // between two attempts; the deadline is above
+            std::thread::sleep(Duration::from_millis(5)); // bounded poll: until the deadline above
         }
         self.kill();
         false
