@@ -43,56 +43,7 @@ impl Counter {
     }
 }
 
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use super::*;
-    use loom::sync::Arc;
-    use loom::thread;
-
-    /// Three threads, two permits: at most two hold one at any time, and all are free at the end. Two preemptions show
-    /// every race of this size; all interleavings would take minutes.
-    #[test]
-    fn never_exceeds_the_capacity() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(2);
-        model.check(|| {
-            let counter = Arc::new(Counter::new(2));
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
-                    let counter = Arc::clone(&counter);
-                    thread::spawn(move || take_and_give_back(&counter))
-                })
-                .collect();
-            take_and_give_back(&counter);
-            for thread in threads {
-                thread.join().unwrap();
-            }
-            assert_eq!(counter.in_use(), 0);
-        });
-    }
-
-    fn take_and_give_back(counter: &Counter) {
-        if counter.acquire() {
-            assert!(counter.in_use() <= 2);
-            counter.release();
-        }
-    }
-
-    /// With one permit and two takers that keep it, exactly one has it.
-    #[test]
-    fn gives_the_last_permit_once() {
-        loom::model(|| {
-            let counter = Arc::new(Counter::new(1));
-            let other = Arc::clone(&counter);
-            let taker = thread::spawn(move || other.acquire());
-            let mine = counter.acquire();
-            let theirs = taker.join().unwrap();
-            assert!(mine ^ theirs, "one permit, two winners or none");
-        });
-    }
-}
-
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

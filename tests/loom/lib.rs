@@ -4,8 +4,8 @@
 #[path = "../../src/correlate/mod.rs"]
 pub mod correlate;
 
-// The next candidate is the counter of `admit::local`: `#[path = "../../src/admit/counter.rs"] pub mod counter;` here,
-// a file `counter.rs` with its checks beside this one, and its `[[test]]` in Cargo.toml.
+#[path = "../../src/admit/counter.rs"]
+pub mod counter;
 
 /// Runs `model` under every interleaving in which the scheduler interrupts running threads at most three times in all
 /// (`LOOM_MAX_PREEMPTIONS` sets another number). Nearly every known race needs two at most; three take seconds, no

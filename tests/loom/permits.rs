@@ -1,0 +1,60 @@
+//! The counter of permits under every interleaving that `check` allows.
+
+use loom::sync::Arc;
+use loom::thread;
+use thousandx_loom::check;
+use thousandx_loom::counter::Counter;
+
+/// Three threads, two permits: at most two hold one at any time, and all are free at the end.
+#[test]
+fn never_exceeds_the_capacity() {
+    check(|| {
+        let counter = Arc::new(Counter::new(2));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let counter = Arc::clone(&counter);
+                thread::spawn(move || take_and_give_back(&counter))
+            })
+            .collect();
+        take_and_give_back(&counter);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(counter.in_use(), 0);
+    });
+}
+
+/// With one permit and two takers that keep it, exactly one has it.
+#[test]
+fn gives_the_last_permit_once() {
+    check(|| {
+        let counter = Arc::new(Counter::new(1));
+        let other = Arc::clone(&counter);
+        let taker = thread::spawn(move || other.acquire());
+        let mine = counter.acquire();
+        let theirs = taker.join().unwrap();
+        assert!(mine ^ theirs, "one permit, two winners or none");
+    });
+}
+
+/// A permit that is given back while another thread tries is either seen or not; it is never lost.
+#[test]
+fn a_released_permit_can_be_taken_again() {
+    check(|| {
+        let counter = Arc::new(Counter::new(1));
+        assert!(counter.acquire());
+        let other = Arc::clone(&counter);
+        let taker = thread::spawn(move || other.acquire());
+        counter.release();
+        let taken = taker.join().unwrap();
+        assert_eq!(counter.in_use(), u32::from(taken));
+        assert!(taken || counter.acquire(), "free again");
+    });
+}
+
+fn take_and_give_back(counter: &Counter) {
+    if counter.acquire() {
+        assert!(counter.in_use() <= 2);
+        counter.release();
+    }
+}
