@@ -311,3 +311,28 @@ fn a_thousand_idle_connections_cost_nobody_an_answer() {
     let seen = first.stream().read(&mut byte);
     assert!(seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "still open");
 }
+
+/// README's table of metrics is what `/metrics` says, word for word: names, types and help of every family.
+#[test]
+fn the_readme_lists_every_metric() {
+    let mut samples = thousandx::observe::metrics::Samples::default();
+    // The limiter in Redis is the one part that the embedded stack does not have.
+    thousandx::observe::metrics::Collect::collect(&thousandx::admit::redis::RedisMetrics::default(), &mut samples);
+    let (_, limiter) = thousandx::observe::exposition::encode(&samples, None);
+    let scraped = SERVER.get("/metrics").unwrap().text();
+    let mut rows: Vec<String> = [scraped.as_str(), &limiter].into_iter().flat_map(metric_rows).collect();
+    rows.sort();
+    let table = format!("| metric | type | what |\n|---|---|---|\n{}", rows.concat());
+    let readme = std::fs::read_to_string(support::repository("README.md")).unwrap();
+    let (_, rest) = readme.split_once("<!-- metrics:begin -->\n").expect("the marker");
+    let (listed, _) = rest.split_once("<!-- metrics:end -->").expect("the marker");
+    assert_eq!(listed, table, "README's table of metrics has to be:\n{table}");
+}
+
+fn metric_rows(exposition: &str) -> Vec<String> {
+    let words = |line: &str| line.splitn(4, ' ').map(str::to_owned).collect::<Vec<_>>();
+    let comments: Vec<_> = exposition.lines().filter(|line| line.starts_with("# ")).map(words).collect();
+    let of_kind = |kind: &'static str| comments.iter().filter(move |words| words[1] == kind);
+    let kind = |name: &str| of_kind("TYPE").find(|words| words[2] == name).map_or("", |words| &words[3]).to_owned();
+    of_kind("HELP").map(|words| format!("| `{}` | {} | {} |\n", words[2], kind(&words[2]), words[3])).collect()
+}

@@ -18,6 +18,7 @@ use crate::lifecycle::{Lifecycle, Phase};
 use crate::net::accept::ConnectionCap;
 use crate::net::{runtime, socket};
 use crate::observe::metrics::Registry;
+use crate::observe::process::Process;
 
 /// Batches of replies that may wait for one shard. The reader makes one per round and shard, so that only a shard that
 /// hangs for seconds can have so many.
@@ -63,6 +64,7 @@ impl Service {
         let replies = life.register("kafka replies");
         let kafka = kafka::start(&config.kafka, instance, senders, producer, replies)?;
         registry.add(kafka.metrics());
+        registry.add(Arc::new(Process::new()));
 
         let limiter = config.limiter.clone();
         let local =

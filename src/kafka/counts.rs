@@ -61,7 +61,6 @@ impl Collect for KafkaCounts {
 
         let replies = &self.replies;
         let results = [
-            ("received", &replies.received),
             ("foreign", &replies.foreign),
             ("malformed", &replies.malformed),
             ("unreadable", &replies.unreadable),
@@ -69,10 +68,11 @@ impl Collect for KafkaCounts {
             ("error", &replies.errors),
         ];
         for (result, counter) in results {
-            let help = "Replies by what became of them; received counts all that were read.";
+            let help = "Replies by what became of them.";
             samples.counter("thousandx_replies", help, &[("result", result)], counter.get());
         }
-        let help = "Reads that returned replies; thousandx_replies{result=\"received\"} over this is the mean batch.";
+        samples.counter("thousandx_reply_records", "Records read from the results topic.", &[], replies.received.get());
+        let help = "Reads that returned records; thousandx_reply_records over this is the mean batch.";
         samples.counter("thousandx_reply_rounds", help, &[], replies.rounds.get());
     }
 }
