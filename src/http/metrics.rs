@@ -107,13 +107,13 @@ impl Collect for HttpMetrics {
         for (class, counter) in CLASSES.iter().zip(&self.answers) {
             samples.counter(
                 "thousandx_answers",
-                "Workers' answers sent to clients",
+                "Workers' answers sent to clients, by status class.",
                 &[("status", class)],
                 counter.get(),
             );
         }
         for (code, counter) in &self.rejected {
-            let help = "Requests refused or failed, by problem code";
+            let help = "Requests refused or failed, by problem code.";
             samples.counter("thousandx_rejected", help, &[("code", code)], counter.get());
         }
         for (result, counter) in [
@@ -122,12 +122,12 @@ impl Collect for HttpMetrics {
             ("late", &self.late),
             ("forged", &self.forged),
         ] {
-            let help = "Replies that carried an id of this instance, by what became of them";
+            let help = "Replies by what became of them.";
             samples.counter("thousandx_replies", help, &[("result", result)], counter.get());
         }
-        samples.counter("thousandx_client_gone", "Clients that left before the answer", &[], self.client_gone.get());
-        samples.gauge("thousandx_in_flight", "Requests that hold a permit and wait", &[], self.in_flight.get());
-        let help = "From the complete body to the outcome of an admitted request";
+        samples.counter("thousandx_client_gone", "Clients that left before the answer.", &[], self.client_gone.get());
+        samples.gauge("thousandx_in_flight", "Requests that hold a permit and wait.", &[], self.in_flight.get());
+        let help = "From the complete body to the outcome of an admitted request.";
         samples.histogram("thousandx_request_duration_seconds", help, &[], &self.duration);
     }
 }

@@ -38,7 +38,7 @@ impl ProduceErrors {
 
 /// Everything, for `/metrics`.
 pub(super) struct KafkaCounts {
-    /// One per shard, each on its own cache line's Arc.
+    /// One per shard.
     pub produced: Vec<Arc<Counter>>,
     pub errors: Arc<ProduceErrors>,
     pub replies: Arc<ReplyCounts>,
@@ -50,8 +50,9 @@ impl Collect for KafkaCounts {
     fn collect(&self, samples: &mut Samples) {
         let produced = self.produced.iter().map(|counter| counter.get()).sum();
         samples.counter("thousandx_kafka_produced", "Tasks handed to the producer.", &[], produced);
+        let help = "Tasks that did not reach the broker, by librdkafka's error code.";
+        samples.announce("thousandx_kafka_produce_errors", help);
         for (code, count) in self.errors.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let help = "Tasks that did not reach the broker, by librdkafka's error code.";
             samples.counter("thousandx_kafka_produce_errors", help, &[("code", code)], *count);
         }
         let depth = i64::try_from(self.producer.queued()).unwrap_or(i64::MAX);

@@ -34,20 +34,20 @@ pub struct NetMetrics {
 impl Collect for NetMetrics {
     fn collect(&self, samples: &mut Samples) {
         let mut counter = |name, help, counter: &Counter| samples.counter(name, help, &[], counter.get());
-        counter("thousandx_connections_accepted", "Connections accepted", &self.accepted);
+        counter("thousandx_connections_accepted", "Connections accepted.", &self.accepted);
         counter(
             "thousandx_accept_errors",
-            "Accepts that failed for want of descriptors or memory",
+            "Accepts that failed for want of descriptors or memory.",
             &self.accept_errors,
         );
-        counter("thousandx_connections_refused", "Connections refused at MAX_CONNECTIONS", &self.refused);
-        counter("thousandx_framing_errors", "Requests whose framing could not be parsed", &self.framing_errors);
+        counter("thousandx_connections_refused", "Connections refused at MAX_CONNECTIONS.", &self.refused);
+        counter("thousandx_framing_errors", "Requests whose framing could not be parsed.", &self.framing_errors);
         for (timeout, counter) in
             [("header", &self.header_timeouts), ("idle", &self.idle_timeouts), ("write", &self.write_timeouts)]
         {
-            let help = "Connections ended by a time limit";
+            let help = "Connections ended by a time limit, by which.";
             samples.counter("thousandx_connection_timeouts", help, &[("limit", timeout)], counter.get());
         }
-        samples.gauge("thousandx_connections_open", "Connections open now", &[], self.open.get());
+        samples.gauge("thousandx_connections_open", "Connections open now.", &[], self.open.get());
     }
 }

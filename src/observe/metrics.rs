@@ -152,6 +152,11 @@ impl Samples {
         self.series(name, help, Kind::CounterUs, labels).number += us;
     }
 
+    /// Announces a counter whose series appear only once there is something to count, so that it can be found before.
+    pub fn announce(&mut self, name: &'static str, help: &'static str) {
+        self.families.entry(name).or_insert_with(|| Family { help, kind: Kind::Counter, series: BTreeMap::new() });
+    }
+
     /// Adds to a gauge.
     pub fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)], value: i64) {
         self.series(name, help, Kind::Gauge, labels).number += i128::from(value);
