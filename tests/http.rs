@@ -277,14 +277,17 @@ fn half_close_and_reset_hurt_nobody() {
 
 #[test]
 fn connections_above_the_cap_are_told_so() {
-    let server = short_limits().set("MAX_CONNECTIONS", "10").start();
-    let held: Vec<Raw> = (0..10).map(|_| Raw::connect(server.address())).collect();
-    // The cap may be reached only once the accept loop has seen them all.
+    let server = short_limits().set("MAX_CONNECTIONS", "10").set("HEADER_TIMEOUT_MS", "60000").start();
+    // Those that are not refused are held, until one is.
+    let mut held = Vec::new();
     let refused = support::wait_until(SOON, || {
-        let answer = Raw::connect(server.address()).response(Duration::from_millis(200)).ok()?;
-        (answer.code().as_deref() == Some("overloaded")).then_some(answer)
+        let mut connection = Raw::connect(server.address());
+        let answer = connection.response(Duration::from_millis(200)).ok();
+        held.push(connection);
+        answer.filter(|answer| answer.code().as_deref() == Some("overloaded"))
     })
     .expect("a refusal");
+    assert!(held.len() <= 11, "{} connections", held.len());
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
     drop(held);
     let free = support::wait_until(SOON, || server.post("{}", SOON).ok().filter(|answer| answer.status == 200));
