@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Flamegraphs of the server's hot path, into profiles/: perf samples the server while every answer is checked.
+#
+#   scripts/profile.sh                   the embedded stack at 1, 100 and 1,000 connections
+#   scripts/profile.sh --kafka           `thousandx serve` on a real Kafka and Redis
+#   scripts/profile.sh --kafka 1000      these connection counts only
+#
+# Each picture says in its subtitle how it was made, and at which commit. Needs perf (installed if missing) and inferno
+# (`cargo install inferno`, done if missing). Takes about 10 s of load per picture.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/bench.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
+
+readonly SAMPLES_PER_SECOND=499
+readonly SECONDS_SAMPLED=6
+readonly SECONDS_WARMUP=2
+readonly INFERNO_VERSION=0.12.8
+
+main() {
+  STACK=embedded
+  if [[ ${1-} == --kafka ]]; then
+    STACK=kafka
+    if [[ -z ${BENCH_INSIDE_STACK-} ]]; then
+      BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/profile.sh" "$@"
+    fi
+    shift
+  fi
+  local counts=("$@") connections
+  ((${#counts[@]} > 0)) || counts=(1 100 1000)
+  have perf || { as_root apt-get install -y -q linux-perf >&2 || die "perf could not be installed"; }
+  have inferno-flamegraph || cargo install --locked --quiet inferno --version "$INFERNO_VERSION"
+  bench_require jq curl
+  bench_init
+  # Frame pointers, so that perf can walk the stacks; in a folder of its own, so that nothing else is built anew.
+  CARGO_TARGET_DIR="$REPO/target/profiling" RUSTFLAGS='-C force-frame-pointers=yes' \
+    CFLAGS='-fno-omit-frame-pointer' bench_build load thousandx
+  [[ $STACK != kafka ]] || bench_start_backend
+  for connections in "${counts[@]}"; do
+    [[ $connections =~ ^[1-9][0-9]{0,4}$ ]] || die "connections: a number from 1 to 99999, not $connections"
+    picture "$connections"
+  done
+}
+
+# picture CONNECTIONS: one server, one load, one SVG.
+picture() {
+  local connections=$1 name server load seconds=$((SECONDS_WARMUP + SECONDS_SAMPLED + 1))
+  name="$STACK-$connections"
+  if [[ $STACK == kafka ]]; then bench_start_server; else bench_start_embedded; fi
+  bench_first_answer
+  server=${BENCH_CPU[0]##*=}
+  "$EXE_LOAD" --url "$BENCH_URL" --connections "$connections" --seconds "$seconds" --warmup 0 \
+    >"$BENCH_TMP/load.log" 2>&1 &
+  load=$!
+  sleep "$SECONDS_WARMUP"
+  perf record --freq "$SAMPLES_PER_SECOND" --call-graph fp --pid "$server" --output "$BENCH_TMP/perf.data" \
+    -- sleep "$SECONDS_SAMPLED" >"$BENCH_TMP/perf.log" 2>&1 || bench_show_log perf "perf could not record"
+  wait "$load" || bench_show_log load "the load failed"
+  perf script --input "$BENCH_TMP/perf.data" 2>/dev/null | inferno-collapse-perf 2>/dev/null >"$BENCH_TMP/stacks"
+  inferno-flamegraph --title "thousandx, $STACK stack, $connections connections" \
+    --subtitle "scripts/profile.sh, commit $(git -C "$REPO" rev-parse --short=12 HEAD), $(grep -o '[0-9]* right answers/s' "$BENCH_TMP/load.log" | head -n 1)" \
+    --minwidth 0.2 <"$BENCH_TMP/stacks" >"$REPO/profiles/$name.svg"
+  echo "profiles/$name.svg: $(grep -m1 'right answers/s' "$BENCH_TMP/load.log")"
+  bench_stop_last
+}
+
+main "$@"
