@@ -124,6 +124,13 @@ impl Kafka {
         self.wait_partitions(name, None);
     }
 
+    /// How many records a partition has had.
+    pub fn records(&self, topic: &str, partition: i32) -> i64 {
+        let client: BaseConsumer = self.client().create().expect("a Kafka client");
+        let (_, next) = client.fetch_watermarks(topic, partition, REQUEST_LIMIT).expect("the offsets of a partition");
+        next
+    }
+
     /// Whether a consumer group has members and all of them have their partitions.
     pub fn is_group_stable(&self, group: &str) -> bool {
         let client: BaseConsumer = self.client().create().expect("a Kafka client");

@@ -22,6 +22,7 @@ pub mod process;
 pub mod python;
 pub mod redis;
 pub mod server;
+pub mod stack;
 
 /// Between two looks of [`wait_until`].
 const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::process;
+
 /// How long a server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(10);
 /// How often another port is tried when somebody else took the chosen one first.
@@ -84,14 +86,15 @@ impl RedisServer {
 
     fn try_restart(&mut self) -> bool {
         let log = File::create(self.directory.join("log")).expect("a log file");
-        let child = Command::new("redis-server")
+        let mut command = process::command("redis-server");
+        command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--loglevel", "notice", "--daemonize", "no"])
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a second handle of the log"))
-            .stdout(log)
-            .spawn()
+            .stdout(log);
+        let child = process::spawn_for_life(command)
             .expect("redis-server must be in PATH: apt-get install redis-server, or brew install redis");
         self.child = Some(child);
         let deadline = Instant::now() + START_MAX;

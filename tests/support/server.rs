@@ -175,10 +175,10 @@ impl Builder {
         }
     }
 
-    /// Starts it and waits for nothing: for tests of a start that has to fail.
+    /// Starts it and waits for nothing: for commands that end by themselves. On a free port unless `PORT` is set.
     pub fn spawn(&self) -> Server {
-        let port = free_port();
         let mut settings = self.settings.clone();
+        let port = settings.get("PORT").map_or_else(free_port, |port| port.parse().expect("a port"));
         settings.insert("HOST".into(), "127.0.0.1".into());
         settings.insert("PORT".into(), port.to_string());
         let (process, dir) = spawn_binary("the server", self.command, &settings);
