@@ -122,6 +122,25 @@ fn when_the_grace_is_over_the_rest_is_told() {
     }
 }
 
+#[test]
+fn who_gets_a_permit_after_the_end_is_told_as_well() {
+    let stack = Stack::new();
+    let _checker = stack.checker(|_| Behaviour::Never);
+    let mut server = stack.serve().set("REDIS_TIMEOUT_MS", "10000").set("KAFKA_GIFT_CODE_TIMEOUT", "60").start();
+    stack.redis.sigstop();
+    let mut client = Raw::connect(server.address());
+    client.send(&post_queue("{}"));
+    server.sigterm();
+    server.process().wait_log("draining", SOON);
+    server.sigterm();
+    wait_until(SOON, || is_refused(&server).then_some(())).expect("the end has begun");
+    stack.redis.sigcont();
+    let answer = client.response(SOON).expect("an answer");
+    assert_eq!((answer.status, answer.code().as_deref()), (503, Some("draining")), "{}", answer.text());
+    server.wait_exit(SOON);
+    assert_eq!(stack.permits(), 0, "what was granted late was given back");
+}
+
 // === kill -9
 
 #[test]
