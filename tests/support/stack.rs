@@ -36,9 +36,12 @@ impl Stack {
         Self { kafka, redis: RedisServer::start(), tasks, results }
     }
 
-    /// A `serve` on it, to be completed and started.
+    /// A `serve` on it, to be completed and started. It is patient with Redis, which shares the machine with the test.
     pub fn serve(&self) -> Builder {
-        Server::builder().kafka(self.kafka, &self.tasks, &self.results).redis(&self.redis.url(), SET)
+        Server::builder()
+            .kafka(self.kafka, &self.tasks, &self.results)
+            .redis(&self.redis.url(), SET)
+            .set("REDIS_TIMEOUT_MS", "2000")
     }
 
     /// The sample worker on it.
@@ -58,8 +61,7 @@ impl Stack {
 
     /// Waits until there are exactly `count` permits. Fails the test after `limit`.
     pub fn wait_permits(&self, count: usize, limit: Duration) {
-        if wait_until(limit, || (self.permits() == count).then_some(())).is_none() {
-            panic!("{} permits in Redis after {limit:?}, and not {count}", self.permits());
-        }
+        let reached = wait_until(limit, || (self.permits() == count).then_some(()));
+        assert!(reached.is_some(), "{} permits in Redis after {limit:?}, and not {count}", self.permits());
     }
 }
