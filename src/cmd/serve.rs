@@ -13,6 +13,7 @@ use crate::net::socket;
 const READY_TICK: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends at once.
+#[expect(clippy::needless_pass_by_value, reason = "every command takes its configuration whole")]
 pub fn run(config: Config) -> Result<(), StartError> {
     if !config.http.listen.ip().is_loopback() {
         tracing::warn!(address = %config.http.listen, "listening beyond this machine, without authentication");
