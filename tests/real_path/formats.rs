@@ -60,7 +60,7 @@ fn with_own_partitions_nobody_reads_the_others_replies() {
     for (load, server) in loads.into_iter().zip(&servers) {
         let report = load.join();
         assert_all_answered(&report);
-        assert_eq!(replies(server, "received").to_string(), report.sent.to_string());
+        assert_eq!(server.metric("thousandx_reply_records_total").to_string(), report.sent.to_string());
         assert_eq!(replies(server, "foreign").to_string(), "0");
     }
     stack.wait_permits(0, SOON);
