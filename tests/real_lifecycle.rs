@@ -223,6 +223,24 @@ fn a_taken_port_ends_the_start_with_the_address() {
 }
 
 #[test]
+fn the_next_server_gets_the_port_at_once() {
+    let stack = Stack::new();
+    let _worker = stack.worker();
+    let mut old = stack.serve().start();
+    let port = old.address().port().to_string();
+    // Connections that the server closes first keep their port busy for a minute (TIME_WAIT).
+    let load = Load::new(old.address()).connections(20).start();
+    old.wait_metric(r#"thousandx_answers_total{status="2xx"}"#, SOON, |count| count > 100.0);
+    old.sigterm();
+    assert_eq!(old.wait_exit(SOON).code(), Some(0), "{}", old.log());
+    let again = || stack.serve().set("PORT", &port).start();
+    let mut killed = again();
+    killed.kill9();
+    assert!(again().is_ready());
+    load.stop();
+}
+
+#[test]
 fn bad_settings_are_all_named() {
     let builder = Server::builder().set("KAFKA_GIFT_CODE_TIMEOUT", "soon").set("RATE_LIMIT_CAPACITY", "-1");
     let mut server = builder.set("REPLY_ROUTING", "guess").spawn();

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::SOON;
+use crate::support::checker::Behaviour;
 use crate::support::kafka::Kafka;
+use crate::support::redis::RedisServer;
 use crate::support::server::{Builder, Server};
 use crate::support::stack::Stack;
 
@@ -34,6 +36,27 @@ fn topics_are_made_once_and_checked_then() {
     let (code, log) = run(&topics(kafka, 3, 5));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("made-results exists with 2 partitions and RESULTS_PARTITIONS asks for 5"), "{log}");
+}
+
+#[test]
+fn the_largest_body_fits_the_topics_that_were_made() {
+    let (kafka, redis) = (Kafka::shared(), RedisServer::start());
+    let (tasks, results) = ("large-tasks", "large-results");
+    let (code, log) = run(&Server::builder().command("topics").kafka(kafka, tasks, results));
+    assert_eq!(code, Some(0), "{log}");
+    let stack = Stack { kafka, redis, tasks: tasks.into(), results: results.into() };
+    let _checker = stack.checker(|_| Behaviour::Answer(Duration::ZERO));
+    let largest = format!("\"{}\"", "x".repeat(1024 * 1024 - 2));
+    let server = stack.serve().start();
+    let answer = server.post(&largest, SOON).expect("an answer");
+    assert!(answer.status == 200 && answer.body == largest.as_bytes(), "{} {:.200}", answer.status, answer.text());
+
+    // Topics that somebody else made take less by default.
+    let stack = Stack::new();
+    let server = stack.serve().start();
+    let answer = server.post(&largest, SOON).expect("an answer");
+    assert_eq!((answer.status, answer.code().as_deref()), (413, Some("body_too_large")), "{}", answer.text());
+    stack.wait_permits(0, SOON);
 }
 
 #[test]
