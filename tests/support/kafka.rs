@@ -18,7 +18,7 @@ use rdkafka::metadata::Metadata;
 use tempfile::TempDir;
 
 use super::process::{Process, command, tail};
-use super::{cached, free_port, loopback, repository, wait_until};
+use super::{cached, free_port, loopback, repository, scratch_dir, wait_until};
 
 /// A start on a machine that is busy with a build. Idle, it takes 2 s.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -185,7 +185,7 @@ enum NotReady {
 
 impl Kafka {
     fn spawn(home: PathBuf) -> Self {
-        let dir = tempfile::Builder::new().prefix("thousandx-kafka-").tempdir().expect("a temporary directory");
+        let dir = scratch_dir("kafka");
         let data = dir.path().join("data");
         copy_formatted(&home.join("formatted"), &data);
         let port = free_port();

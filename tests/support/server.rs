@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::http::{self, NoResponse, Response};
 use super::kafka::Kafka;
 use super::process::{Process, command};
-use super::{free_port, loopback, metrics, wait_until};
+use super::{free_port, loopback, metrics, scratch_dir, wait_until};
 
 /// From the start of the process to a ready server, on a machine that is busy with other tests.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -217,7 +217,7 @@ impl Worker {
 
 /// In an empty directory, so that no `.env` is read, and with only the given environment.
 fn spawn_binary(name: &'static str, subcommand: &str, settings: &BTreeMap<String, String>) -> (Process, TempDir) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = scratch_dir(subcommand);
     let mut command = command(env!("CARGO_BIN_EXE_thousandx"));
     command.arg(subcommand).current_dir(dir.path()).env_clear().env("RUST_BACKTRACE", "1").envs(settings);
     // Only setpriv itself has to be found.
