@@ -28,6 +28,7 @@ pub struct Part {
 
 impl Part {
     /// Sets the flag and says whether it changed, so that the owner logs a change once.
+    #[allow(clippy::must_use_candidate, reason = "most callers only set it")]
     pub fn set_ready(&self, ready: bool) -> bool {
         self.ready.swap(ready, Ordering::Relaxed) != ready
     }

@@ -29,8 +29,8 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     })?;
     let served = serve::serve(&config, |service| welcome(service, &config));
     stop.store(true, Ordering::Relaxed);
-    let worked = worker.join().unwrap_or_else(|_| Err(StartError::Kafka("the worker panicked".into())));
-    served.and(worked)
+    let ended = worker.join().unwrap_or_else(|_| Err(StartError::Kafka("the worker panicked".into())));
+    served.and(ended)
 }
 
 fn work(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), StartError> {

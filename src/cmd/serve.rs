@@ -7,15 +7,19 @@ use super::service::Service;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::lifecycle::Phase;
+use crate::net::socket;
 
 /// How often the start looks whether every part is ready.
 const READY_TICK: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends at once.
+#[expect(clippy::needless_pass_by_value, reason = "every command takes its configuration whole")]
 pub fn run(config: Config) -> Result<(), StartError> {
     if !config.http.listen.ip().is_loopback() {
         tracing::warn!(address = %config.http.listen, "listening beyond this machine, without authentication");
     }
+    // A second server on the same port would get a share of the first one's connections, and nobody would notice.
+    socket::ensure_free(config.http.listen)?;
     serve(&config, |_| tracing::info!("ready"))
 }
 

@@ -29,8 +29,8 @@ use crate::observe::metrics::Registry;
 const DEADLINE_TICK: Duration = Duration::from_millis(20);
 /// How often an ending shard looks whether its last connection has closed.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
-/// After the grace: so long the 503s have to get out before the sockets close.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// After the grace: so many ticks (half a second) the 503s have to get out before the sockets close.
+const LAST_WORDS_TICKS: u32 = 50;
 /// At the end: so long the last releases may take before they are left to their lease.
 const RELEASE: Duration = Duration::from_secs(1);
 
@@ -132,14 +132,10 @@ impl Shard {
         }
         accept(listener, Rc::clone(&net), Rc::clone(&gateway), cap, stop.accepting).await;
 
-        let mut cut_off = 0;
-        tokio::select! {
-            () = all_closed(&net) => {}
-            () = stop.waiting.cancelled() => {
-                cut_off = gateway.table.complete_all(|| Outcome::Draining);
-                let _ = tokio::time::timeout(LAST_WORDS, all_closed(&net)).await;
-            }
-        }
+        let cut_off = tokio::select! {
+            () = all_closed(&net) => 0,
+            () = stop.waiting.cancelled() => cut_off_all(&net, &gateway).await,
+        };
         let leased = match &gateway.admission {
             Admission::Redis(limiter) => limiter.close(RELEASE).await,
             Admission::Local(_) => 0,
@@ -170,6 +166,19 @@ async fn keep_deadlines(gateway: Rc<Gateway>) {
         gateway.clock.renew();
         gateway.table.expire(Instant::now());
     }
+}
+
+/// Answers 503 to all that wait, also to those that get their permit only now; returns how many.
+async fn cut_off_all(net: &Net, gateway: &Gateway) -> usize {
+    let mut cut_off = 0;
+    for _ in 0..LAST_WORDS_TICKS {
+        cut_off += gateway.table.complete_all(|| Outcome::Draining);
+        if net.open() == 0 {
+            break;
+        }
+        tokio::time::sleep(DRAIN_TICK).await;
+    }
+    cut_off
 }
 
 async fn all_closed(net: &Net) {

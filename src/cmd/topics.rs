@@ -13,6 +13,8 @@ use crate::kafka::client;
 
 /// For the whole command's two requests, each.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// What a broker counts on top of a producer's batch: 73 bytes of header.
+const BATCH_OVERHEAD_BYTES: usize = 128;
 
 type Admin = AdminClient<DefaultClientContext>;
 
@@ -25,11 +27,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
         (config.kafka.results_topic.as_str(), config.topics.results_partitions, "RESULTS_PARTITIONS"),
     ];
     let retention_ms = config.topics.retention.as_millis().to_string();
+    // The brokers' default is a little less than a body of MAX_BODY_BYTES' default with its headers.
+    let message_bytes = (client::message_bytes_max(&config.kafka) + BATCH_OVERHEAD_BYTES).to_string();
     let topics: Vec<_> = wanted
         .iter()
         .map(|(name, partitions, _)| {
             NewTopic::new(name, *partitions, TopicReplication::Fixed(config.topics.replication))
                 .set("retention.ms", &retention_ms)
+                .set("max.message.bytes", &message_bytes)
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_WAIT)).request_timeout(Some(ANSWER_WAIT));

@@ -122,8 +122,14 @@ fn common(settings: &KafkaSettings) -> Properties {
     ]
 }
 
+/// The largest batch that our producers send, which is also the largest record: what a topic has to take.
+#[must_use]
+pub fn message_bytes_max(settings: &KafkaSettings) -> usize {
+    (settings.body_bytes_max + RECORD_OVERHEAD_BYTES).max(MESSAGE_BYTES_MIN)
+}
+
 fn producing(settings: &KafkaSettings, list: &mut Properties) {
-    let message_bytes = (settings.body_bytes_max + RECORD_OVERHEAD_BYTES).max(MESSAGE_BYTES_MIN);
+    let message_bytes = message_bytes_max(settings);
     let queue_kbytes = QUEUE_KBYTES_MIN.max(4 * message_bytes / 1024);
     list.extend([
         // A request without an answer for so long means a dead connection: drop it and try the next.

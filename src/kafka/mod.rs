@@ -101,6 +101,7 @@ pub fn start(
         reader_lost,
         assigned: BTreeSet::new(),
         complete_once: false,
+        settling: watch::Settling::default(),
     };
     let (stop_watcher, watcher_stop) = channel::bounded(0);
     let reader_stop = Arc::clone(&stop);

@@ -1,10 +1,10 @@
 //! The watcher: one thread that asks for metadata, so that a lost broker, a missing topic or a new partition is known
 //! within a second. It alone assigns reply partitions and declares the parts ready.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
@@ -17,6 +17,9 @@ use crate::config::ReplyRouting;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// A partition that was added is used after this time: workers have to find it first, or its tasks would lie there and
+/// its replies would be refused by a producer that does not know it. The sample worker's metadata is 5 s old at most.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What the watcher looks at.
 pub(super) struct Watcher {
@@ -33,6 +36,15 @@ pub(super) struct Watcher {
     pub assigned: BTreeSet<i32>,
     /// Whether every partition had its position once: later ones are new and read from their beginning.
     pub complete_once: bool,
+    /// Partitions by when they may be used.
+    pub settling: Settling,
+}
+
+/// Holds back partitions that were added while we serve, for [`SETTLE`].
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    tasks: BTreeMap<i32, Instant>,
+    replies: BTreeMap<i32, Instant>,
 }
 
 /// What one look at the topics says.
@@ -59,9 +71,11 @@ impl Watcher {
             Ok(topics) => topics,
             Err(code) => return self.lost(code),
         };
-        let found = judge(&topics, &self.tasks_topic, &self.results_topic, &self.routing);
+        let mut found = judge(&topics, &self.tasks_topic, &self.results_topic, &self.routing);
         let wanted = found.routes.replies.clone();
         let leaderless = found.routes.tasks.is_empty();
+        let now = Instant::now();
+        self.settling.hold_back(&mut found.routes, if self.complete_once { now + SETTLE } else { now }, now);
         if self.health.set_routes(found.routes) {
             let routes = self.health.routes();
             tracing::info!(tasks = ?routes.tasks, replies = ?routes.replies, "Kafka partitions");
@@ -126,6 +140,14 @@ impl Watcher {
     }
 }
 
+impl Settling {
+    /// Takes out of `routes` what may not be used at `now`; partitions not seen before may be from `usable_at` on.
+    fn hold_back(&mut self, routes: &mut Routes, usable_at: Instant, now: Instant) {
+        routes.tasks.retain(|id| *self.tasks.entry(*id).or_insert(usable_at) <= now);
+        routes.replies.retain(|id| *self.replies.entry(*id).or_insert(usable_at) <= now);
+    }
+}
+
 fn judge(topics: &[TopicMetadata], tasks: &str, results: &str, routing: &ReplyRouting) -> Found {
     let find = |name: &str| topics.iter().find(|topic| topic.name == name && topic.error.is_none());
     let mut missing = Vec::new();
@@ -167,6 +189,22 @@ mod tests {
         let topics = [topic("tasks", &[true, false, true]), topic("results", &[true, false])];
         let found = judge(&topics, "tasks", "results", &ReplyRouting::Shared);
         assert_eq!(found, Found { routes: Routes { tasks: vec![0, 2], replies: vec![0, 1] }, missing: None });
+    }
+
+    #[test]
+    fn added_partitions_are_held_back_and_known_ones_are_not() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let mut at = |seconds: u64, tasks: &[i32], is_new: bool| {
+            let now = start + Duration::from_secs(seconds);
+            let mut routes = Routes { tasks: tasks.to_vec(), replies: vec![0] };
+            settling.hold_back(&mut routes, if is_new { now + SETTLE } else { now }, now);
+            routes.tasks
+        };
+        assert_eq!(at(0, &[0, 1], false), [0, 1]);
+        assert_eq!(at(1, &[0, 1, 2], true), [0, 1]);
+        assert_eq!(at(2, &[0, 2], true), [0], "without its leader");
+        assert_eq!(at(3, &[0, 1, 2], true), [0, 1], "back at once");
+        assert_eq!(at(11, &[0, 1, 2], true), [0, 1, 2]);
     }
 
     #[test]

@@ -34,7 +34,9 @@ const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a connection is doing, as far as time limits care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Waiting for the end of a request's head; also a new connection.
+    /// Accepted, and not a byte so far.
+    Fresh,
+    /// Waiting for the end of a request's head.
     Head,
     /// A request is with the service.
     Serving,
@@ -57,7 +59,7 @@ pub(super) struct ConnState {
     head: RefCell<HeadScan>,
     /// The sweeper found a limit passed: the task ends the connection.
     cut: Cell<bool>,
-    /// The server drains and this connection is idle.
+    /// The server drains and this connection has nothing under way.
     closing: Cell<bool>,
     /// The connection ends while the client may still be sending.
     linger: Cell<bool>,
@@ -68,7 +70,7 @@ pub(super) struct ConnState {
 impl ConnState {
     fn new(net: Rc<Net>) -> Self {
         Self {
-            phase: Cell::new(Phase::Head),
+            phase: Cell::new(Phase::Fresh),
             since: Cell::new(net.tick()),
             blocked_since: Cell::new(None),
             reading: Cell::new(false),
@@ -99,7 +101,7 @@ impl ConnState {
         self.wake();
     }
 
-    /// Lets hyper close the connection if it is still idle at the task's next poll.
+    /// Closes the connection if it still has nothing under way at the task's next poll.
     pub(super) fn close_if_idle(&self) {
         self.closing.set(true);
         self.wake();
@@ -116,9 +118,14 @@ impl ConnState {
     }
 
     pub(super) fn bytes_in(&self, bytes: &[u8]) {
-        if self.phase.get() == Phase::Idle {
-            self.enter(Phase::Head);
-            *self.head.borrow_mut() = HeadScan::default();
+        match self.phase.get() {
+            // The time for the first head runs from the accept.
+            Phase::Fresh => self.phase.set(Phase::Head),
+            Phase::Idle => {
+                self.enter(Phase::Head);
+                *self.head.borrow_mut() = HeadScan::default();
+            }
+            Phase::Head | Phase::Serving | Phase::Answering => {}
         }
         if self.phase.get() == Phase::Head {
             self.head.borrow_mut().feed(bytes);
@@ -219,10 +226,11 @@ where
     if state.cut.get() {
         return Poll::Ready(());
     }
-    if state.closing.replace(false) && state.phase() == Phase::Idle {
-        Pin::new(&mut *connection).graceful_shutdown();
-    }
     if Pin::new(&mut *connection).poll(cx).is_ready() {
+        return Poll::Ready(());
+    }
+    // Only now: a request that came meanwhile has been read and is answered.
+    if state.closing.replace(false) && matches!(state.phase(), Phase::Idle | Phase::Fresh) {
         return Poll::Ready(());
     }
     let mut waker = state.waker.borrow_mut();

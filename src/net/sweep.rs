@@ -17,7 +17,7 @@ use crate::lifecycle::{self, Lifecycle};
 
 /// The sweeper's period; a time limit is kept to within two of it.
 pub const TICK: Duration = Duration::from_millis(250);
-/// While draining, a connection that has been idle for so many ticks is closed. A busy one gets `Connection: close`
+/// While draining, a connection that has been idle, or without its first byte, for so many ticks is closed. A busy one gets `Connection: close`
 /// with its next answer instead, so that no request is on its way when the socket closes.
 const DRAIN_IDLE_TICKS: u32 = 2;
 
@@ -106,9 +106,11 @@ impl Net {
         let blocked = connection.blocked_since().is_some_and(|since| elapsed(since) > self.write_ticks);
         let passed = match connection.phase() {
             _ if blocked => &self.metrics.write_timeouts,
-            Phase::Head if age > self.header_ticks => &self.metrics.header_timeouts,
+            Phase::Fresh | Phase::Head if age > self.header_ticks => &self.metrics.header_timeouts,
             Phase::Idle if age > self.idle_ticks => &self.metrics.idle_timeouts,
-            Phase::Idle if age >= DRAIN_IDLE_TICKS && self.is_draining() => return connection.close_if_idle(),
+            Phase::Fresh | Phase::Idle if age >= DRAIN_IDLE_TICKS && self.is_draining() => {
+                return connection.close_if_idle();
+            }
             _ => return,
         };
         passed.inc();

@@ -17,6 +17,9 @@ const ANY_PARTITION: i32 = -1;
 const ROOM_WAITS_MAX: usize = 4_000;
 const ROOM_WAIT: Duration = Duration::from_millis(10);
 
+/// How long the broker may take to say whether there is a partition that the producer does not know.
+const METADATA_WAIT: Duration = Duration::from_secs(1);
+
 /// Between two warnings about a client.
 const QUIET_FOR: Duration = Duration::from_secs(10);
 
@@ -109,9 +112,15 @@ impl Replies {
         let producer = &self.producer;
         let sent = self.layout.with_reply(reply, &mut self.scratch, |payload, headers| {
             let record = Record { payload, headers, opaque: ticket };
+            let mut is_known = true;
             for _ in 0..ROOM_WAITS_MAX {
                 match topic.produce(partition, &record) {
                     Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL) => producer.poll(ROOM_WAIT),
+                    // Perhaps it was added after the last refresh: ask, and try once more.
+                    Err(Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION) if is_known => {
+                        is_known = false;
+                        let _ = producer.metadata(METADATA_WAIT);
+                    }
                     result => return result,
                 }
             }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 by hand: exactly these bytes out, exactly one response in. For what a well-behaved client cannot send, and
 //! to see what the server really answers.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use socket2::SockRef;
 const HEADERS_MAX: usize = 64;
 /// One read from the socket.
 const READ_BYTES: usize = 16 * 1024;
+/// How much of an incomplete response goes into a failure message.
+const SHOWN_BYTES: usize = 300;
 /// Connecting on loopback.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -26,7 +29,6 @@ pub struct Response {
 }
 
 /// Why there is no response.
-#[derive(Debug)]
 pub enum NoResponse {
     /// Nothing complete within the time; what came so far.
     Timeout(Vec<u8>),
@@ -51,6 +53,18 @@ pub enum Method {
 pub struct Raw {
     stream: TcpStream,
     buffer: Vec<u8>,
+}
+
+impl fmt::Debug for NoResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
+        match self {
+            Self::Timeout(seen) => write!(f, "timeout after {} bytes: {:?}", seen.len(), shown(seen)),
+            Self::Closed(seen) => write!(f, "closed after {} bytes: {:?}", seen.len(), shown(seen)),
+            Self::Malformed(why) => write!(f, "malformed: {why}"),
+            Self::Io(error) => write!(f, "{error}"),
+        }
+    }
 }
 
 impl Response {

@@ -18,7 +18,7 @@ use rdkafka::metadata::Metadata;
 use tempfile::TempDir;
 
 use super::process::{Process, command, tail};
-use super::{cached, free_port, loopback, repository, wait_until};
+use super::{cached, free_port, loopback, repository, scratch_dir, wait_until};
 
 /// A start on a machine that is busy with a build. Idle, it takes 2 s.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -124,6 +124,13 @@ impl Kafka {
         self.wait_partitions(name, None);
     }
 
+    /// How many records a partition has had.
+    pub fn records(&self, topic: &str, partition: i32) -> i64 {
+        let client: BaseConsumer = self.client().create().expect("a Kafka client");
+        let (_, next) = client.fetch_watermarks(topic, partition, REQUEST_LIMIT).expect("the offsets of a partition");
+        next
+    }
+
     /// Whether a consumer group has members and all of them have their partitions.
     pub fn is_group_stable(&self, group: &str) -> bool {
         let client: BaseConsumer = self.client().create().expect("a Kafka client");
@@ -178,7 +185,7 @@ enum NotReady {
 
 impl Kafka {
     fn spawn(home: PathBuf) -> Self {
-        let dir = tempfile::Builder::new().prefix("thousandx-kafka-").tempdir().expect("a temporary directory");
+        let dir = scratch_dir("kafka");
         let data = dir.path().join("data");
         copy_formatted(&home.join("formatted"), &data);
         let port = free_port();

@@ -31,6 +31,7 @@ pub type Check = fn(nonce: &str, answer: &Response) -> bool;
 #[derive(Clone)]
 pub struct Load {
     address: SocketAddr,
+    after_close: Option<SocketAddr>,
     connections: usize,
     duration: Duration,
     answer_limit: Duration,
@@ -86,12 +87,19 @@ impl Load {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            after_close: None,
             connections: 1,
             duration: Duration::from_secs(5),
             answer_limit: Duration::from_secs(15),
             requests_max: u64::MAX,
             check: carries_nonce,
         }
+    }
+
+    /// A client that is told `Connection: close` goes on at this address, as behind a load balancer.
+    pub fn after_close(mut self, address: SocketAddr) -> Self {
+        self.after_close = Some(address);
+        self
     }
 
     /// How many connections, each with one request at a time.
@@ -307,6 +315,7 @@ impl Client {
                 Ok(answer) => {
                     self.judge(&nonce, &answer, end.saturating_sub(start));
                     if answer.closes() {
+                        self.load.address = self.load.after_close.unwrap_or(self.load.address);
                         return;
                     }
                 }

@@ -10,8 +10,10 @@ use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 pub mod checker;
 pub mod http;
@@ -22,9 +24,13 @@ pub mod process;
 pub mod python;
 pub mod redis;
 pub mod server;
+pub mod stack;
 
 /// Between two looks of [`wait_until`].
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Temporary directories start with this and the process id of their owner.
+const SCRATCH: &str = "thousandx-test-";
 
 /// Looks until `condition` gives a value, for at most `limit`; `None` when it never did.
 pub fn wait_until<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
@@ -49,6 +55,27 @@ pub fn free_port() -> u16 {
         let port = listener.local_addr().expect("a bound socket has an address").port();
         if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
             return port;
+        }
+    }
+}
+
+/// A temporary directory that names its owner. What a test binary shares is never dropped, so the first call of the next
+/// one removes the directories of those that have ended.
+pub fn scratch_dir(purpose: &str) -> TempDir {
+    static CLEAN: Once = Once::new();
+    CLEAN.call_once(remove_leftovers);
+    let prefix = format!("{SCRATCH}{}-{purpose}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory")
+}
+
+fn remove_leftovers() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(SCRATCH).and_then(|rest| rest.split('-').next());
+        let Some(owner) = owner.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if std::fs::exists(format!("/proc/{owner}")).is_ok_and(|alive| !alive) {
+            // Another test binary may be at it too.
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -135,7 +135,7 @@ pub fn tail(log: &Path) -> String {
 type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
 
 /// Starts the child from the thread that lives as long as the test binary.
-fn spawn_for_life(command: Command) -> io::Result<Child> {
+pub fn spawn_for_life(command: Command) -> io::Result<Child> {
     static ORDERS: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
         let (orders, inbox) = mpsc::channel::<Order>();
         std::thread::Builder::new()

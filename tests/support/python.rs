@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::kafka::Kafka;
 use super::process::{Process, command};
-use super::{cached, repository};
+use super::{cached, repository, scratch_dir};
 
 /// Until it has loaded its modules and joined its group, on a busy machine.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -27,7 +27,7 @@ impl PythonWorker {
         let requirements = repository("tests/template_worker/requirements.txt");
         let requirements = requirements.to_str().expect("a path in UTF-8");
         let python = cached("scripts/lib/python.sh", &["venv", requirements]);
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = scratch_dir("python");
         let mut command = command(python);
         command
             .arg(repository("tests/template_worker/worker.py"))

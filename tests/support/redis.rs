@@ -5,32 +5,29 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::{process, scratch_dir};
 
 /// How long a server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(10);
 /// How often another port is tried when somebody else took the chosen one first.
 const PORTS_MAX: usize = 5;
 
-static SERVERS: AtomicU32 = AtomicU32::new(0);
-
 /// A running server, or one that was killed and can be restarted on its port.
 pub struct RedisServer {
     child: Option<Child>,
     port: u16,
-    directory: PathBuf,
+    directory: TempDir,
 }
 
 impl RedisServer {
     /// Starts a server and waits until it answers.
     pub fn start() -> Self {
-        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("thousandx-redis-{}-{number}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a temporary directory for the server");
-        let mut server = Self { child: None, port: 0, directory };
+        let mut server = Self { child: None, port: 0, directory: scratch_dir("redis") };
         for _ in 0..PORTS_MAX {
             server.port = free_port();
             if server.try_restart() {
@@ -83,15 +80,16 @@ impl RedisServer {
     }
 
     fn try_restart(&mut self) -> bool {
-        let log = File::create(self.directory.join("log")).expect("a log file");
-        let child = Command::new("redis-server")
+        let log = File::create(self.directory.path().join("log")).expect("a log file");
+        let mut command = process::command("redis-server");
+        command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--loglevel", "notice", "--daemonize", "no"])
-            .current_dir(&self.directory)
+            .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a second handle of the log"))
-            .stdout(log)
-            .spawn()
+            .stdout(log);
+        let child = process::spawn_for_life(command)
             .expect("redis-server must be in PATH: apt-get install redis-server, or brew install redis");
         self.child = Some(child);
         let deadline = Instant::now() + START_MAX;
@@ -125,14 +123,13 @@ impl RedisServer {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

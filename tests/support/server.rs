@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::http::{self, NoResponse, Response};
 use super::kafka::Kafka;
 use super::process::{Process, command};
-use super::{free_port, loopback, metrics, wait_until};
+use super::{free_port, loopback, metrics, scratch_dir, wait_until};
 
 /// From the start of the process to a ready server, on a machine that is busy with other tests.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -175,10 +175,10 @@ impl Builder {
         }
     }
 
-    /// Starts it and waits for nothing: for tests of a start that has to fail.
+    /// Starts it and waits for nothing: for commands that end by themselves. On a free port unless `PORT` is set.
     pub fn spawn(&self) -> Server {
-        let port = free_port();
         let mut settings = self.settings.clone();
+        let port = settings.get("PORT").map_or_else(free_port, |port| port.parse().expect("a port"));
         settings.insert("HOST".into(), "127.0.0.1".into());
         settings.insert("PORT".into(), port.to_string());
         let (process, dir) = spawn_binary("the server", self.command, &settings);
@@ -217,7 +217,7 @@ impl Worker {
 
 /// In an empty directory, so that no `.env` is read, and with only the given environment.
 fn spawn_binary(name: &'static str, subcommand: &str, settings: &BTreeMap<String, String>) -> (Process, TempDir) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = scratch_dir(subcommand);
     let mut command = command(env!("CARGO_BIN_EXE_thousandx"));
     command.arg(subcommand).current_dir(dir.path()).env_clear().env("RUST_BACKTRACE", "1").envs(settings);
     // Only setpriv itself has to be found.

@@ -63,6 +63,9 @@ struct Envelope<'a> {
     correlation_id: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
+    /// In place of a result: the worker failed.
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 /// The headers that mean something here; of a repeated one the last counts, as Spring reads them.
@@ -106,7 +109,10 @@ impl Layout {
     fn decode_envelope<'a>(&self, payload: &'a [u8]) -> Decoded<'a> {
         let Ok(envelope) = serde_json::from_slice::<Envelope>(payload) else { return Decoded::Unreadable };
         let Ok(id) = CorrelationId::parse(envelope.correlation_id.as_bytes()) else { return Decoded::Unreadable };
-        let Some(result) = envelope.result else { return Decoded::Reply(id, Reply::Malformed) };
+        let Some(result) = envelope.result else {
+            let error = envelope.error.map(|error| Reply::WorkerError(error_code(error.get().as_bytes())));
+            return Decoded::Reply(id, error.unwrap_or(Reply::Malformed));
+        };
         let result = result.get().as_bytes();
         let body = match self.format {
             TaskFormat::Headers => Body::Raw(result),
@@ -147,7 +153,21 @@ fn reply<'a>(found: &Found<'a>, payload: &'a [u8]) -> Reply<'a> {
         Some(value) if is_header_value(value) => Some(value),
         Some(_) => return Reply::Malformed,
     };
+    // Whoever is told that it is JSON shall be able to read it.
+    if content_type.is_none() && !is_json(payload) && !has_no_content(status) {
+        return Reply::Malformed;
+    }
     Reply::Answer { status, content_type, body: Body::Raw(payload) }
+}
+
+/// Checked without a tree and without recursion. The skipping parser does not look at the bytes of strings.
+fn is_json(payload: &[u8]) -> bool {
+    std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+}
+
+/// RFC 9110, 15.3.5 and 15.4.5.
+fn has_no_content(status: u16) -> bool {
+    matches!(status, 204 | 304)
 }
 
 /// Three digits, a final status: 1xx is not an answer (RFC 9110, 15.2).
@@ -209,13 +229,21 @@ mod tests {
     #[test]
     fn a_reply_with_the_header_is_passed_as_it_is() {
         let key = ("kafka_correlationId", ID.as_bytes());
-        assert_eq!(decode(&[key], b"\xff\x00"), answer(200, None, b"\xff\x00"));
+        assert_eq!(decode(&[key], b" [1e400] "), answer(200, None, b" [1e400] "));
+        let opaque = ("content-type", &b"application/octet-stream"[..]);
+        assert_eq!(decode(&[key, opaque], b"\xff\x00"), answer(200, Some(opaque.1), b"\xff\x00"));
+        assert_eq!(decode(&[key, ("x-status", b"204")], b""), answer(204, None, b""));
         assert_eq!(decode(&[("kafka_correlationId", &id().to_bytes())], b"1"), answer(200, None, b"1"));
         assert_eq!(decode(&[key, ("x-status", b"422")], b"{}"), answer(422, None, b"{}"));
         assert_eq!(
             decode(&[key, ("content-type", b"text/plain; a=b")], b""),
             answer(200, Some(b"text/plain; a=b"), b"")
         );
+        for not_json in [&b"\xff\x00"[..], b"", b"{", b"{}{}", b"\"\xff\"", b"plain text"] {
+            assert_eq!(decode(&[key], not_json), Decoded::Reply(id(), Reply::Malformed));
+            let named = ("content-type", &b"application/json"[..]);
+            assert_eq!(decode(&[key, named], not_json), Decoded::Reply(id(), Reply::Malformed));
+        }
         for status in [&b"199"[..], b"600", b"20", b"2000", b"2 0", b"", b"\xff\xff\xff"] {
             assert_eq!(decode(&[key, ("x-status", status)], b""), Decoded::Reply(id(), Reply::Malformed));
         }
@@ -250,6 +278,8 @@ mod tests {
         };
         let Outcome::Answer(answer) = reply.into_outcome(&mut Copied) else { panic!("no answer") };
         assert_eq!(answer.body, format!(r#"{{"gift_code":{{"a": 1}},"request_id":"{ID}"}}"#));
+        let failed = format!(r#"{{"correlation_id":"{ID}","error":"sold_out"}}"#);
+        assert_eq!(decode(&[], failed.as_bytes()), Decoded::Reply(id(), Reply::WorkerError("sold_out".into())));
         let no_result = format!(r#"{{"correlation_id":"{ID}"}}"#);
         assert_eq!(decode(&[], no_result.as_bytes()), Decoded::Reply(id(), Reply::Malformed));
         for text in
