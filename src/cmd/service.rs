@@ -18,6 +18,7 @@ use crate::lifecycle::{Lifecycle, Phase};
 use crate::net::accept::ConnectionCap;
 use crate::net::{runtime, socket};
 use crate::observe::metrics::Registry;
+use crate::observe::process::Process;
 
 /// Batches of replies that may wait for one shard. The reader makes one per round and shard, so that only a shard that
 /// hangs for seconds can have so many.
@@ -52,6 +53,7 @@ impl Service {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let life = Lifecycle::new();
         let registry = Arc::new(Registry::default());
+        registry.add(Arc::new(Process::new()));
         let shards = config.http.shards;
         let listeners = socket::listen(config.http.listen, shards)?;
         let address = listeners.first().map_or(Ok(config.http.listen), TcpListener::local_addr)?;
