@@ -14,6 +14,8 @@ use crate::error::StartError;
 const RECORD_OVERHEAD_BYTES: usize = 16 * 1024;
 /// librdkafka's own default of `message.max.bytes`; it also bounds a whole batch, so it never goes below.
 const MESSAGE_BYTES_MIN: usize = 1_000_000;
+/// librdkafka's own default of `batch.size`.
+const BATCH_BYTES_MAX: usize = 1_000_000;
 /// Memory of the producer's queue: 100,000 tasks of 2.6 kB. Four of the largest tasks fit in any case.
 const QUEUE_KBYTES_MIN: usize = 256 * 1024;
 /// Memory of fetched and unread replies or tasks.
@@ -123,7 +125,8 @@ fn common(settings: &KafkaSettings) -> Properties {
 }
 
 fn producing(settings: &KafkaSettings, list: &mut Properties) {
-    let message_bytes = (settings.body_bytes_max + RECORD_OVERHEAD_BYTES).max(MESSAGE_BYTES_MIN);
+    let largest_task = settings.body_bytes_max + RECORD_OVERHEAD_BYTES;
+    let message_bytes = largest_task.max(MESSAGE_BYTES_MIN);
     let queue_kbytes = QUEUE_KBYTES_MIN.max(4 * message_bytes / 1024);
     list.extend([
         // A request without an answer for so long means a dead connection: drop it and try the next.
@@ -139,6 +142,9 @@ fn producing(settings: &KafkaSettings, list: &mut Properties) {
         ("queue.buffering.max.kbytes", queue_kbytes.to_string()),
         // Follows MAX_BODY_BYTES, so that 413 is decided by us and not by the broker.
         ("message.max.bytes", message_bytes.to_string()),
+        // A broker's limit is one of batches: a batch is never larger than one task may be, or small tasks would be
+        // refused together as too large.
+        ("batch.size", largest_task.min(BATCH_BYTES_MAX).to_string()),
     ]);
 }
 
