@@ -86,6 +86,7 @@ impl Watcher {
 
     fn look_at_replies(&mut self, wanted: &[i32], missing: Option<&str>) {
         if let Some(missing) = missing {
+            self.forget_gone(wanted);
             return self.health.set_replies(false, missing);
         }
         if let Err((what, code)) = self.assign(wanted) {
@@ -100,6 +101,19 @@ impl Watcher {
         }
         self.complete_once = true;
         self.health.set_replies(true, "");
+    }
+
+    /// A partition that is not there any more has no position: when its topic is made again, its offsets begin anew,
+    /// and a reader that goes on at the old one would miss the first replies.
+    fn forget_gone(&mut self, there: &[i32]) {
+        let gone: Vec<i32> = self.assigned.iter().copied().filter(|partition| !there.contains(partition)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        match self.consumer.unassign(&self.results_topic, &gone) {
+            Ok(()) => self.assigned.retain(|partition| there.contains(partition)),
+            Err(code) => tracing::warn!(error = code_text(code), ?gone, "lost reply partitions are still assigned"),
+        }
     }
 
     /// Gives every wanted partition that has none a position as an absolute number: "latest" would be looked up some
