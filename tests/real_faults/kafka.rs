@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
-use crate::stack::{ANSWER_MAX, SET, Stack, answer, assert_sound, checker, settings, size};
+use crate::stack::{ANSWER_MAX, SET, Stack, answer, assert_ends, assert_sound, checker, settings, size};
 use crate::support::http::{Raw, post, post_queue};
 use crate::support::kafka::Kafka;
 use crate::support::redis::RedisServer;
@@ -60,6 +60,7 @@ fn k2_killed_under_load(kafka: &mut Kafka, stack: &mut Stack) {
         row(round, "503 at the latest after the kill", stack.until_refused(UNAVAILABLE, ANSWER_MAX));
         row(round, "503, the slowest of 100", stack.all_refused(UNAVAILABLE, 100, REFUSED_WITHIN));
         assert!(!stack.server.is_ready());
+        assert_ends(round, settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()));
 
         kafka.restart();
         let back = Instant::now();
@@ -77,6 +78,7 @@ fn k3_hung_under_load(kafka: &mut Kafka, stack: &mut Stack) {
     let caught = stack.hold(0);
     row("K3", "not ready after SIGSTOP", timed(|| stack.server.wait_ready(false, HUNG_WITHIN)).1);
     row("K3", "503, the slowest of 20", stack.all_refused(UNAVAILABLE, 20, REFUSED_WITHIN));
+    assert_ends("K3", settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()));
     // Sent before the hang was known: given up after KAFKA_DELIVERY_TIMEOUT_MS, or at the deadline.
     let (caught, took) = answer(caught);
     assert!([503, 504].contains(&caught.status), "{}", caught.text());
@@ -107,6 +109,7 @@ fn s11_kafka_and_redis_away(kafka: &mut Kafka, stack: &mut Stack) {
     let slowest = (0..50).map(|_| refused().expect("refused")).max().unwrap_or_default();
     assert!(slowest < REFUSED_WITHIN, "{slowest:?}");
     row("S11", "503, the slowest of 50", slowest);
+    assert_ends("S11", settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()));
     stack.redis.restart();
     kafka.restart();
     let back = Instant::now();
@@ -233,6 +236,30 @@ fn k6_many_that_fit_are_not_too_large_together() {
     stack.assert_healed("K6");
 }
 
+#[test]
+fn k7_more_wait_than_may() {
+    const WAITING_MAX: usize = 8;
+    const SENT: usize = 40;
+    let kafka = Kafka::shared();
+    let redis = RedisServer::start();
+    let (tasks, results) = (kafka.topic("tasks", 4), kafka.topic("results", 2));
+    let server = settings(kafka, &tasks, &results, &redis.url()).set("MAX_QUEUE_SIZE", WAITING_MAX.to_string()).start();
+    let stack = Stack { redis, tasks, results, server };
+    // Without a worker: who waits, waits for its deadline.
+    let waiting: Vec<_> = (0..SENT).map(|_| stack.hold(0)).collect();
+    let answers: Vec<_> = waiting.into_iter().map(answer).collect();
+    let (late, full): (Vec<_>, Vec<_>) = answers.iter().partition(|(answer, _)| answer.status == 504);
+    assert!((1..=WAITING_MAX).contains(&late.len()), "{} waited", late.len());
+    for (answer, took) in &full {
+        assert_eq!((answer.status, answer.code().as_deref()), (503, Some("broker_queue_full")));
+        assert!(*took < REFUSED_WITHIN, "{took:?}");
+    }
+    let slowest = full.iter().map(|(_, took)| *took).max().unwrap_or_default();
+    row("K7", &format!("503 for {} of {SENT}, the slowest", full.len()), slowest);
+    let _worker = checker(kafka, &stack.tasks);
+    stack.assert_healed("K7");
+}
+
 /// A task of so many bytes that does not fit: status and code.
 fn too_large(stack: &Stack, bytes: usize) -> (u16, Option<String>) {
     let body = format!(r#"{{"pad":"{}"}}"#, "x".repeat(bytes));
@@ -285,4 +312,16 @@ fn s11_redis_back_before_kafka_is_told_apart() {
     assert!(ready.is_some(), "the limiter is ready: {}", stack.server.log());
     stack.all_refused(MISSING, 5, REFUSED_WITHIN);
     assert_eq!(size(&mut stack.redis.client()), 0, "{SET} is empty");
+}
+
+#[test]
+fn s11_names_that_do_not_resolve() {
+    // RFC 2606: a name that never is one.
+    let redis = RedisServer::start();
+    let builder = settings(Kafka::shared(), "k-names", "k-names-results", "redis://redis.invalid:6379");
+    let server = builder.clone().set("KAFKA_BOOTSTRAP_SERVERS", "kafka.invalid:9092").start_unready();
+    let stack = Stack { redis, tasks: String::new(), results: String::new(), server };
+    assert_eq!(stack.server.get("/readyz").expect("an answer").status, 503);
+    row("S11", "503 without names, the slowest of 20", stack.all_refused(UNAVAILABLE, 20, REFUSED_WITHIN));
+    assert_ends("S11", builder);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stack::{LEASE, SET, Stack, answer, assert_sound, checker, command, settings};
+use crate::stack::{LEASE, SET, Stack, answer, assert_ends, assert_sound, checker, command, settings};
 use crate::support::http::get;
 use crate::support::kafka::Kafka;
 use crate::support::process::{Process, command as child};
@@ -75,6 +75,7 @@ fn r3_hung_under_load() {
     // Each shard finds out for itself: the load has shown it to both by now.
     row("R3", "503 then, the slowest of 50", stack.all_refused(UNAVAILABLE, 50, HUNG_WITHIN));
     stack.server.wait_ready(false, REFUSED_WITHIN);
+    assert_ends("R3", settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()));
 
     stack.redis.sigcont();
     let back = Instant::now();

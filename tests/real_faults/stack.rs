@@ -25,6 +25,8 @@ pub const LEASE: Duration = Duration::from_secs(DEADLINE.as_secs() + LEASE_MARGI
 pub const ANSWER_MAX: Duration = Duration::from_secs(DEADLINE.as_secs() + 1);
 /// Permits are given back with the answer: far less than a lease.
 const RELEASED_WITHIN: Duration = Duration::from_secs(3);
+/// A server without requests ends within this, whatever is away: a second for the last tasks, one for the last permits.
+const END_WITHIN: Duration = Duration::from_secs(4);
 /// How long a task of the load is worked on: some are in flight at every moment.
 const WORK: Duration = Duration::from_millis(20);
 /// Connections of the load: each shard has some.
@@ -149,6 +151,15 @@ pub fn settings(kafka: &Kafka, tasks: &str, results: &str, redis_url: &str) -> B
         .redis(redis_url, SET)
         .set("KAFKA_GIFT_CODE_TIMEOUT", DEADLINE_S)
         .set("LEASE_MARGIN_MS", LEASE_MARGIN.as_millis().to_string())
+}
+
+/// A further server, started with this while something is away, ends in order and soon when it is told to.
+pub fn assert_ends(name: &str, settings: Builder) {
+    let mut server = settings.start_unready();
+    server.sigterm();
+    let (status, took) = timed(|| server.wait_exit(END_WITHIN));
+    assert!(status.success(), "{status}; log:\n{}", server.log());
+    row(name, "the end of a server after SIGTERM meanwhile", took);
 }
 
 /// The worker of the tests: answers with the task itself, after `hold_ms` if the task says so; `"never":true` is never
