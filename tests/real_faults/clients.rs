@@ -18,7 +18,7 @@ use crate::{REDIS_BACK_WITHIN, WAIT_MAX, row, timed};
 /// How long the storm lasts on each side of the outage.
 const STORM: Duration = Duration::from_secs(3);
 /// Threads of bad clients, each with one connection at a time.
-const BAD_CLIENTS: usize = 12;
+const BAD_CLIENTS: usize = 24;
 /// Below what the clients ask for, so that some are refused with 429.
 const CAPACITY: &str = "10";
 /// How long a slow client sends; longer than BODY_TIMEOUT_MS.
@@ -63,6 +63,7 @@ fn c_storm_while_redis_is_restarted() {
         assert!(report.count(status) > 0, "{status} was to be seen: {report:?}");
     }
 
+    assert!(stack.server.metric("thousandx_client_gone_total") > 0.0, "clients that left are counted");
     row("C", "idle and the set empty after the storm", stack.until_idle(LEASE));
     let ((), took) = timed(|| {
         // One is the connection that asks.

@@ -157,6 +157,27 @@ fn k4_topics_missing_at_start_and_deleted_later() {
     }
 }
 
+/// Deleted and made again so quickly that nobody may have looked in between.
+#[test]
+fn k4_topics_made_anew_at_once() {
+    let kafka = Kafka::shared();
+    let stack = Stack::start(kafka);
+    let _worker = Worker::start(kafka, &stack.tasks, &stack.results);
+    row("K4", "64 good answers before", many_served(&stack));
+    let both = [stack.results.clone(), stack.tasks.clone()];
+    for anew in [&both[..1], &both[1..], &both[..]] {
+        let load = stack.load();
+        many_served(&stack);
+        anew.iter().for_each(|topic| kafka.delete_topic(topic));
+        anew.iter().for_each(|topic| kafka.create_topic(topic, 2));
+        let back = Instant::now();
+        row("K4", &format!("first 200 after {anew:?} was made anew"), stack.until_served(back, KAFKA_BACK_WITHIN));
+        row("K4", "64 good answers after", many_served(&stack));
+        assert_sound(&load.stop(), &[200, 503, 504]);
+        stack.assert_healed("K4");
+    }
+}
+
 /// Until 64 requests in a row were answered 200: every partition, there and back, has had some.
 fn many_served(stack: &Stack) -> Duration {
     let mut in_a_row = 0;
