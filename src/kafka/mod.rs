@@ -101,6 +101,8 @@ pub fn start(
         reader_lost,
         assigned: BTreeSet::new(),
         complete_once: false,
+        tasks_known: watch::Known::default(),
+        results_known: watch::Known::default(),
     };
     let (stop_watcher, watcher_stop) = channel::bounded(0);
     let reader_stop = Arc::clone(&stop);

@@ -1,10 +1,10 @@
 //! The watcher: one thread that asks for metadata, so that a lost broker, a missing topic or a new partition is known
 //! within a second. It alone assigns reply partitions and declares the parts ready.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
@@ -17,6 +17,10 @@ use crate::config::ReplyRouting;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// A partition that is added to a topic is used after so long: then every worker has heard of it. Java's
+/// `metadata.max.age.ms` and librdkafka's `topic.metadata.refresh.interval.ms` are five minutes, and the watchers of a
+/// cluster do not look at the same moment. A worker would not read such a task, or fail to send such a reply.
+const HEARD_WITHIN: Duration = Duration::from_secs(5 * 60 + 10);
 
 /// What the watcher looks at.
 pub(super) struct Watcher {
@@ -33,7 +37,15 @@ pub(super) struct Watcher {
     pub assigned: BTreeSet<i32>,
     /// Whether every partition had its position once: later ones are new and read from their beginning.
     pub complete_once: bool,
+    /// Of the tasks topic.
+    pub tasks_known: Known,
+    /// Of the results topic.
+    pub results_known: Known,
 }
+
+/// The partitions of a topic, and from when on each may be used.
+#[derive(Debug, Default)]
+pub(super) struct Known(BTreeMap<i32, Instant>);
 
 /// What one look at the topics says.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,8 +71,9 @@ impl Watcher {
             Ok(topics) => topics,
             Err(code) => return self.lost(code),
         };
-        let found = judge(&topics, &self.tasks_topic, &self.results_topic, &self.routing);
+        let mut found = judge(&topics, &self.tasks_topic, &self.results_topic, &self.routing);
         let wanted = found.routes.replies.clone();
+        self.leave_out_added(&topics, &mut found.routes);
         let leaderless = found.routes.tasks.is_empty();
         if self.health.set_routes(found.routes) {
             let routes = self.health.routes();
@@ -72,6 +85,18 @@ impl Watcher {
             None => self.health.set_producer(State::Up, ""),
         }
         self.look_at_replies(&wanted, found.missing.as_deref());
+    }
+
+    /// Takes what was added lately out of the routes. Replies are read from it all the same, and partitions that the
+    /// settings name are used as soon as they are there.
+    fn leave_out_added(&mut self, topics: &[TopicMetadata], routes: &mut Routes) {
+        let now = Instant::now();
+        self.tasks_known.note(topics, &self.tasks_topic, now);
+        self.results_known.note(topics, &self.results_topic, now);
+        routes.tasks.retain(|partition| self.tasks_known.is_usable(*partition, now));
+        if self.routing == ReplyRouting::Shared {
+            routes.replies.retain(|partition| self.results_known.is_usable(*partition, now));
+        }
     }
 
     /// No answer: refuse new tasks. When there is no connection at all, those that wait are given up too; when there
@@ -140,6 +165,23 @@ impl Watcher {
     }
 }
 
+impl Known {
+    /// Takes over what is there now. A topic that was not there is new to everybody: all of it may be used at once.
+    fn note(&mut self, topics: &[TopicMetadata], name: &str, now: Instant) {
+        let topic = topics.iter().find(|topic| topic.name == name);
+        let there: Vec<i32> = topic.into_iter().flat_map(|topic| &topic.partitions).map(|(id, _)| *id).collect();
+        let usable_from = if self.0.is_empty() { now } else { now + HEARD_WITHIN };
+        self.0.retain(|id, _| there.contains(id));
+        for id in there {
+            self.0.entry(id).or_insert(usable_from);
+        }
+    }
+
+    fn is_usable(&self, partition: i32, now: Instant) -> bool {
+        self.0.get(&partition).is_some_and(|from| *from <= now)
+    }
+}
+
 fn judge(topics: &[TopicMetadata], tasks: &str, results: &str, routing: &ReplyRouting) -> Found {
     let find = |name: &str| topics.iter().find(|topic| topic.name == name && topic.error.is_none());
     let mut missing = Vec::new();
@@ -179,14 +221,31 @@ mod tests {
     #[test]
     fn tasks_go_to_leaders_and_replies_to_every_partition() {
         let topics = [topic("tasks", &[true, false, true]), topic("results", &[true, false])];
-        let found = judge(&topics, "tasks", "results", &ReplyRouting::Shared);
+        let mut found = judge(&topics, "tasks", "results", &ReplyRouting::Shared);
         assert_eq!(found, Found { routes: Routes { tasks: vec![0, 2], replies: vec![0, 1] }, missing: None });
+    }
+
+    #[test]
+    fn added_partitions_are_used_when_everybody_has_heard_of_them() {
+        let (mut known, start) = (Known::default(), Instant::now());
+        let usable = |known: &Known, now| (0..4).filter(|id| known.is_usable(*id, now)).collect::<Vec<_>>();
+        known.note(&[topic("tasks", &[true, false])], "tasks", start);
+        assert_eq!(usable(&known, start), [0, 1], "what is there at first, leader or not");
+        known.note(&[topic("tasks", &[true; 4])], "tasks", start);
+        assert_eq!(usable(&known, start), [0, 1]);
+        let later = start + HEARD_WITHIN;
+        known.note(&[topic("tasks", &[true; 4])], "tasks", later);
+        assert_eq!(usable(&known, later), [0, 1, 2, 3]);
+        known.note(&[], "tasks", later);
+        assert!(usable(&known, later).is_empty());
+        known.note(&[topic("tasks", &[true; 3])], "tasks", later);
+        assert_eq!(usable(&known, later), [0, 1, 2], "made again: at once");
     }
 
     #[test]
     fn own_partitions_must_exist() {
         let topics = [topic("tasks", &[true]), topic("results", &[true, true])];
-        let found = judge(&topics, "tasks", "results", &ReplyRouting::Partitions(vec![1, 2]));
+        let mut found = judge(&topics, "tasks", "results", &ReplyRouting::Partitions(vec![1, 2]));
         assert_eq!(found.routes.replies, [1]);
         assert_eq!(found.missing.as_deref(), Some("results[2]"));
     }

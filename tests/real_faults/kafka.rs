@@ -258,6 +258,26 @@ fn k6_many_that_fit_are_not_too_large_together() {
 }
 
 #[test]
+fn k8_partitions_added_under_load() {
+    let kafka = Kafka::shared();
+    let stack = Stack::start(kafka);
+    // It knows the partitions of its start, as a worker does until its metadata is renewed: a task on a new one would
+    // wait, a reply to a new one fail.
+    let _worker = checker(kafka, &stack.tasks);
+    let load = stack.load();
+    row("K8", "64 good answers before", many_served(&stack));
+    kafka.grow_topic(&stack.results, 6);
+    kafka.grow_topic(&stack.tasks, 8);
+    let looked = || stack.server.log().contains("a reply partition was added").then_some(());
+    let (seen, took) = timed(|| wait_until(WAIT_MAX, looked));
+    assert!(seen.is_some(), "the new reply partitions are read; log:\n{}", stack.server.log());
+    row("K8", "new reply partitions are read", took);
+    row("K8", "64 good answers after", many_served(&stack));
+    assert_sound(&load.stop(), &[200]);
+    stack.assert_healed("K8");
+}
+
+#[test]
 fn k7_more_wait_than_may() {
     const WAITING_MAX: usize = 8;
     const SENT: usize = 40;

@@ -87,6 +87,33 @@ fn r3_hung_under_load() {
 }
 
 #[test]
+fn r4_slow_and_connections_cut_under_load() {
+    let kafka = Kafka::shared();
+    let stack = Stack::start(kafka);
+    let _worker = checker(kafka, &stack.tasks);
+    let mut client = stack.redis.client();
+    let load = stack.load();
+    // Slower than any network, within REDIS_TIMEOUT_MS.
+    for _ in 0..5 {
+        command(&mut client, "CLIENT PAUSE 100 ALL");
+        let (answer, took) = stack.post();
+        assert_eq!(answer.expect("an answer").status, 200);
+        row("R4", "200 while Redis takes 100 ms", took);
+    }
+    assert_sound(&load.stop(), &[200]);
+
+    let load = stack.load();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..10 {
+        command(&mut client, "CLIENT KILL TYPE normal SKIPME yes");
+        slowest = slowest.max(stack.until_served(Instant::now(), REDIS_BACK_WITHIN));
+    }
+    row("R4", "200 after all connections were cut, the slowest of 10", slowest);
+    assert_sound(&load.stop(), &[200, 503]);
+    stack.assert_healed("R4");
+}
+
+#[test]
 fn r5_everything_is_deleted_under_load() {
     let kafka = Kafka::shared();
     let stack = Stack::start(kafka);
