@@ -168,6 +168,7 @@ fn settings(bootstrap: String, format: TaskFormat) -> KafkaSettings {
         in_flight_max: 1_000,
         fetch_wait: Duration::from_millis(1),
         fetch_min_bytes: 1,
+        new_partition_wait: Duration::ZERO,
         queue_messages_max: 10_000,
         body_bytes_max: 1 << 20,
         extra: Vec::new(),

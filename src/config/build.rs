@@ -115,6 +115,7 @@ fn kafka(read: &mut Reader) -> KafkaSettings {
         in_flight_max: read.integer("KAFKA_MAX_IN_FLIGHT"),
         fetch_wait: read.ms("KAFKA_FETCH_WAIT_MS"),
         fetch_min_bytes: read.integer("KAFKA_FETCH_MIN_BYTES"),
+        new_partition_wait: read.ms("KAFKA_NEW_PARTITION_WAIT_MS"),
         queue_messages_max: read.integer("MAX_QUEUE_SIZE"),
         body_bytes_max: read.integer("MAX_BODY_BYTES"),
         extra: read.parsed("KAFKA_CONFIG", |_, text| kind::properties(text)).unwrap_or_default(),

@@ -164,6 +164,8 @@ pub struct KafkaSettings {
     pub in_flight_max: u32,
     /// `KAFKA_FETCH_WAIT_MS`.
     pub fetch_wait: Duration,
+    /// `KAFKA_NEW_PARTITION_WAIT_MS`: a partition that is added while serving is used after so long.
+    pub new_partition_wait: Duration,
     /// `KAFKA_FETCH_MIN_BYTES`.
     pub fetch_min_bytes: u32,
     /// `MAX_QUEUE_SIZE`: messages in the producer's queue.

@@ -14,6 +14,8 @@ use crate::error::StartError;
 const RECORD_OVERHEAD_BYTES: usize = 16 * 1024;
 /// librdkafka's own default of `message.max.bytes`; it also bounds a whole batch, so it never goes below.
 const MESSAGE_BYTES_MIN: usize = 1_000_000;
+/// librdkafka's own default of `batch.size`.
+const BATCH_BYTES_MAX: usize = 1_000_000;
 /// Memory of the producer's queue: 100,000 tasks of 2.6 kB. Four of the largest tasks fit in any case.
 const QUEUE_KBYTES_MIN: usize = 256 * 1024;
 /// Memory of fetched and unread replies or tasks.
@@ -125,7 +127,11 @@ fn common(settings: &KafkaSettings) -> Properties {
 /// The largest batch that our producers send, which is also the largest record: what a topic has to take.
 #[must_use]
 pub fn message_bytes_max(settings: &KafkaSettings) -> usize {
-    (settings.body_bytes_max + RECORD_OVERHEAD_BYTES).max(MESSAGE_BYTES_MIN)
+    largest_task(settings).max(MESSAGE_BYTES_MIN)
+}
+
+fn largest_task(settings: &KafkaSettings) -> usize {
+    settings.body_bytes_max + RECORD_OVERHEAD_BYTES
 }
 
 fn producing(settings: &KafkaSettings, list: &mut Properties) {
@@ -145,6 +151,9 @@ fn producing(settings: &KafkaSettings, list: &mut Properties) {
         ("queue.buffering.max.kbytes", queue_kbytes.to_string()),
         // Follows MAX_BODY_BYTES, so that 413 is decided by us and not by the broker.
         ("message.max.bytes", message_bytes.to_string()),
+        // A broker's limit is one of batches: a batch is never larger than one task may be, or small tasks would be
+        // refused together as too large.
+        ("batch.size", largest_task(settings).min(BATCH_BYTES_MAX).to_string()),
     ]);
 }
 
@@ -215,6 +224,7 @@ pub(super) mod tests {
             in_flight_max: 1,
             fetch_wait: Duration::from_millis(100),
             fetch_min_bytes: 1,
+            new_partition_wait: Duration::ZERO,
             queue_messages_max: 1_000,
             body_bytes_max: 1 << 20,
             extra: Vec::new(),

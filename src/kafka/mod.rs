@@ -101,7 +101,9 @@ pub fn start(
         reader_lost,
         assigned: BTreeSet::new(),
         complete_once: false,
-        settling: watch::Settling::default(),
+        new_partition_wait: settings.new_partition_wait,
+        tasks_known: watch::Known::default(),
+        results_known: watch::Known::default(),
     };
     let (stop_watcher, watcher_stop) = channel::bounded(0);
     let reader_stop = Arc::clone(&stop);

@@ -1,5 +1,6 @@
 //! The producer of tasks: raw, by topic handle, with an explicit partition.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use super::counts::ProduceErrors;
 use super::health::{Health, State};
 use super::native::{Code, Events, Message, Producer, Record, Topic};
 use super::wire::{Completion, Layout, Outcome, Task, Undelivered};
-use crate::correlate::mailbox;
+use crate::correlate::{CorrelationId, mailbox};
 use crate::observe::metrics::Counter;
 
 /// A shard stays with one partition for this long, so that what is sent together travels in one batch...
@@ -124,8 +125,16 @@ pub(super) struct ProducerEvents {
     layout: Arc<Layout>,
     health: Arc<Health>,
     errors: Arc<ProduceErrors>,
-    failed: Mutex<Vec<Completion>>,
+    failed: Mutex<Vec<Failed>>,
     lost: AtomicBool,
+}
+
+/// A task that did not reach the broker.
+struct Failed {
+    id: CorrelationId,
+    cause: Undelivered,
+    partition: i32,
+    bytes: usize,
 }
 
 impl ProducerEvents {
@@ -144,8 +153,8 @@ impl Events for ProducerEvents {
         let Some(code) = message.error() else { return };
         self.errors.count(code);
         let Some(id) = self.layout.task_id(message.headers(), message.payload()) else { return };
-        let outcome = Outcome::Undelivered(undelivered(code));
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Completion { id, outcome });
+        let (cause, partition, bytes) = (undelivered(code), message.partition(), message.payload().len());
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Failed { id, cause, partition, bytes });
     }
 
     fn error(&self, code: Code, reason: &str) {
@@ -172,8 +181,9 @@ pub(super) fn deliver(
             // Waiting requests get their 503 now instead of at message.timeout.ms.
             producer.purge();
         }
-        let failed = std::mem::take(&mut *events.failed.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut failed = std::mem::take(&mut *events.failed.lock().unwrap_or_else(PoisonError::into_inner));
         if !failed.is_empty() {
+            absolve(&mut failed);
             post_failures(failed, shards);
         }
         if last {
@@ -182,11 +192,27 @@ pub(super) fn deliver(
     }
 }
 
-fn post_failures(failed: Vec<Completion>, shards: &[mailbox::Sender<Completion>]) {
+/// A broker refuses a whole batch as too large, and does not say because of which record. The largest is told so; the
+/// others only travelled with it and may be sent again.
+fn absolve(failed: &mut [Failed]) {
+    let mut largest = BTreeMap::<i32, usize>::new();
+    let refused = |task: &Failed| task.cause == Undelivered::TooLarge;
+    for task in failed.iter().filter(|task| refused(task)) {
+        let bytes = largest.entry(task.partition).or_default();
+        *bytes = task.bytes.max(*bytes);
+    }
+    for task in failed.iter_mut().filter(|task| refused(task)) {
+        if largest.get(&task.partition).is_some_and(|bytes| task.bytes < *bytes) {
+            task.cause = Undelivered::Unavailable;
+        }
+    }
+}
+
+fn post_failures(failed: Vec<Failed>, shards: &[mailbox::Sender<Completion>]) {
     let mut batches: Vec<Vec<Completion>> = shards.iter().map(|_| Vec::new()).collect();
-    for completion in failed {
-        if let Some(batch) = batches.get_mut(usize::from(completion.id.address().shard)) {
-            batch.push(completion);
+    for Failed { id, cause, .. } in failed {
+        if let Some(batch) = batches.get_mut(usize::from(id.address().shard)) {
+            batch.push(Completion { id, outcome: Outcome::Undelivered(cause) });
         }
     }
     for (batch, shard) in batches.into_iter().zip(shards).filter(|(batch, _)| !batch.is_empty()) {
@@ -208,6 +234,16 @@ mod tests {
         assert_eq!(first, two.turn(1_000), "shards agree without talking");
         let burst: Vec<_> = (0..STICKY_TASKS * 2).map(|_| one.turn(1_000)).collect();
         assert!(burst.contains(&(first + 1)) && burst.contains(&(first + 2)), "{burst:?}");
+    }
+
+    #[test]
+    fn of_a_batch_that_is_too_large_the_largest_is_told_so() {
+        let id = CorrelationId::parse(b"6b1a2f00-0012-8c31-9d0e-0a4b6f2c9f11").unwrap();
+        let failed = |cause, partition, bytes| Failed { id, cause, partition, bytes };
+        let (large, timed_out) = (Undelivered::TooLarge, Undelivered::Unavailable);
+        let mut list = [failed(large, 0, 10), failed(large, 0, 900), failed(large, 1, 20), failed(timed_out, 0, 999)];
+        absolve(&mut list);
+        assert_eq!(list.map(|task| task.cause), [Undelivered::Unavailable, large, large, timed_out]);
     }
 
     #[test]

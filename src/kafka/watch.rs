@@ -17,9 +17,6 @@ use crate::config::ReplyRouting;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
-/// A partition that was added is used after this time: workers have to find it first, or its tasks would lie there and
-/// its replies would be refused by a producer that does not know it. The sample worker's metadata is 5 s old at most.
-const SETTLE: Duration = Duration::from_secs(10);
 
 /// What the watcher looks at.
 pub(super) struct Watcher {
@@ -36,16 +33,18 @@ pub(super) struct Watcher {
     pub assigned: BTreeSet<i32>,
     /// Whether every partition had its position once: later ones are new and read from their beginning.
     pub complete_once: bool,
-    /// Partitions by when they may be used.
-    pub settling: Settling,
+    /// How long after its appearance a partition is used: until then a worker would not read its tasks, or fail to
+    /// send a reply to it.
+    pub new_partition_wait: Duration,
+    /// Of the tasks topic.
+    pub tasks_known: Known,
+    /// Of the results topic.
+    pub results_known: Known,
 }
 
-/// Holds back partitions that were added while we serve, for [`SETTLE`].
+/// The partitions of a topic, and from when on each may be used.
 #[derive(Debug, Default)]
-pub(super) struct Settling {
-    tasks: BTreeMap<i32, Instant>,
-    replies: BTreeMap<i32, Instant>,
-}
+pub(super) struct Known(BTreeMap<i32, Instant>);
 
 /// What one look at the topics says.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,9 +72,8 @@ impl Watcher {
         };
         let mut found = judge(&topics, &self.tasks_topic, &self.results_topic, &self.routing);
         let wanted = found.routes.replies.clone();
+        self.leave_out_added(&topics, &mut found.routes);
         let leaderless = found.routes.tasks.is_empty();
-        let now = Instant::now();
-        self.settling.hold_back(&mut found.routes, if self.complete_once { now + SETTLE } else { now }, now);
         if self.health.set_routes(found.routes) {
             let routes = self.health.routes();
             tracing::info!(tasks = ?routes.tasks, replies = ?routes.replies, "Kafka partitions");
@@ -86,6 +84,19 @@ impl Watcher {
             None => self.health.set_producer(State::Up, ""),
         }
         self.look_at_replies(&wanted, found.missing.as_deref());
+    }
+
+    /// Takes what was added lately out of the routes. Replies are read from it all the same, and partitions that the
+    /// settings name are used as soon as they are there.
+    fn leave_out_added(&mut self, topics: &[TopicMetadata], routes: &mut Routes) {
+        let now = Instant::now();
+        let usable_from = now + self.new_partition_wait;
+        self.tasks_known.note(topics, &self.tasks_topic, now, usable_from);
+        self.results_known.note(topics, &self.results_topic, now, usable_from);
+        routes.tasks.retain(|partition| self.tasks_known.is_usable(*partition, now));
+        if self.routing == ReplyRouting::Shared {
+            routes.replies.retain(|partition| self.results_known.is_usable(*partition, now));
+        }
     }
 
     /// No answer: refuse new tasks. When there is no connection at all, those that wait are given up too; when there
@@ -100,6 +111,7 @@ impl Watcher {
 
     fn look_at_replies(&mut self, wanted: &[i32], missing: Option<&str>) {
         if let Some(missing) = missing {
+            self.forget_gone(wanted);
             return self.health.set_replies(false, missing);
         }
         if let Err((what, code)) = self.assign(wanted) {
@@ -114,6 +126,19 @@ impl Watcher {
         }
         self.complete_once = true;
         self.health.set_replies(true, "");
+    }
+
+    /// A partition that is not there any more has no position: when its topic is made again, its offsets begin anew,
+    /// and a reader that goes on at the old one would miss the first replies.
+    fn forget_gone(&mut self, there: &[i32]) {
+        let gone: Vec<i32> = self.assigned.iter().copied().filter(|partition| !there.contains(partition)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        match self.consumer.unassign(&self.results_topic, &gone) {
+            Ok(()) => self.assigned.retain(|partition| there.contains(partition)),
+            Err(code) => tracing::warn!(error = code_text(code), ?gone, "lost reply partitions are still assigned"),
+        }
     }
 
     /// Gives every wanted partition that has none a position as an absolute number: "latest" would be looked up some
@@ -140,11 +165,20 @@ impl Watcher {
     }
 }
 
-impl Settling {
-    /// Takes out of `routes` what may not be used at `now`; partitions not seen before may be from `usable_at` on.
-    fn hold_back(&mut self, routes: &mut Routes, usable_at: Instant, now: Instant) {
-        routes.tasks.retain(|id| *self.tasks.entry(*id).or_insert(usable_at) <= now);
-        routes.replies.retain(|id| *self.replies.entry(*id).or_insert(usable_at) <= now);
+impl Known {
+    /// Takes over what is there now. A topic that was not there is new to everybody: all of it may be used at once.
+    fn note(&mut self, topics: &[TopicMetadata], name: &str, now: Instant, added_usable_from: Instant) {
+        let topic = topics.iter().find(|topic| topic.name == name);
+        let there: Vec<i32> = topic.into_iter().flat_map(|topic| &topic.partitions).map(|(id, _)| *id).collect();
+        let usable_from = if self.0.is_empty() { now } else { added_usable_from };
+        self.0.retain(|id, _| there.contains(id));
+        for id in there {
+            self.0.entry(id).or_insert(usable_from);
+        }
+    }
+
+    fn is_usable(&self, partition: i32, now: Instant) -> bool {
+        self.0.get(&partition).is_some_and(|from| *from <= now)
     }
 }
 
@@ -192,19 +226,21 @@ mod tests {
     }
 
     #[test]
-    fn added_partitions_are_held_back_and_known_ones_are_not() {
-        let (mut settling, start) = (Settling::default(), Instant::now());
-        let mut at = |seconds: u64, tasks: &[i32], is_new: bool| {
-            let now = start + Duration::from_secs(seconds);
-            let mut routes = Routes { tasks: tasks.to_vec(), replies: vec![0] };
-            settling.hold_back(&mut routes, if is_new { now + SETTLE } else { now }, now);
-            routes.tasks
-        };
-        assert_eq!(at(0, &[0, 1], false), [0, 1]);
-        assert_eq!(at(1, &[0, 1, 2], true), [0, 1]);
-        assert_eq!(at(2, &[0, 2], true), [0], "without its leader");
-        assert_eq!(at(3, &[0, 1, 2], true), [0, 1], "back at once");
-        assert_eq!(at(11, &[0, 1, 2], true), [0, 1, 2]);
+    fn added_partitions_are_used_when_everybody_has_heard_of_them() {
+        const WAIT: Duration = Duration::from_mins(5);
+        let (mut known, start) = (Known::default(), Instant::now());
+        let usable = |known: &Known, now| (0..4).filter(|id| known.is_usable(*id, now)).collect::<Vec<_>>();
+        known.note(&[topic("tasks", &[true, false])], "tasks", start, start + WAIT);
+        assert_eq!(usable(&known, start), [0, 1], "what is there at first, leader or not");
+        known.note(&[topic("tasks", &[true; 4])], "tasks", start, start + WAIT);
+        assert_eq!(usable(&known, start), [0, 1]);
+        let later = start + WAIT;
+        known.note(&[topic("tasks", &[true; 4])], "tasks", later, later + WAIT);
+        assert_eq!(usable(&known, later), [0, 1, 2, 3]);
+        known.note(&[], "tasks", later, later + WAIT);
+        assert!(usable(&known, later).is_empty());
+        known.note(&[topic("tasks", &[true; 3])], "tasks", later, later + WAIT);
+        assert_eq!(usable(&known, later), [0, 1, 2], "made again: at once");
     }
 
     #[test]

@@ -65,7 +65,8 @@ fn the_capacity_holds_over_two_processes() {
 fn partitions_added_while_serving_lose_nothing_and_are_used() {
     let stack = Stack::with_partitions(2, 1);
     let _worker = stack.worker();
-    let server = stack.serve().start();
+    // The sample worker asks every 5 s.
+    let server = stack.serve().set("KAFKA_NEW_PARTITION_WAIT_MS", "7000").start();
     let load = Load::new(server.address()).connections(2).duration(Duration::from_mins(1)).start();
     stack.kafka.grow_topic(&stack.results, 3);
     stack.kafka.grow_topic(&stack.tasks, 4);

@@ -74,6 +74,10 @@ pub(super) static CLIENT_TUNING: Part = Part {
             .default("1")
             .unit("bytes")
             .help("A fetch waits for so much. 1 is the lowest latency; more saves the broker's CPU at the cost of latency."),
+        setting("KAFKA_NEW_PARTITION_WAIT_MS", CLIENTS, ms(0))
+            .default("310000")
+            .unit("ms")
+            .help("A partition that is added while serving gets tasks, and replies, after so long: then every worker has heard of it. Kafka clients ask every 5 minutes by default. Replies on it are read at once."),
         setting("KAFKA_CONFIG", CLIENTS_AND_TOPICS, Kind::Properties)
             .secret()
             .help("Further librdkafka properties, for what has no setting of its own, e.g. SASL. They override what the program sets."),

@@ -92,6 +92,16 @@ impl Consumer {
         unsafe { consume_error(ffi::rd_kafka_incremental_assign(self.handle.raw(), list.0.as_ptr())) }
     }
 
+    /// Stops to read these partitions and forgets their positions. They must be assigned.
+    pub fn unassign(&self, topic: &str, partitions: &[i32]) -> Result<(), Code> {
+        let mut list = List::new();
+        for partition in partitions {
+            list.add(topic, *partition, None)?;
+        }
+        // SAFETY: as in `assign_also`.
+        unsafe { consume_error(ffi::rd_kafka_incremental_unassign(self.handle.raw(), list.0.as_ptr())) }
+    }
+
     /// Goes back (or forward) to these positions; what was fetched already is dropped.
     pub fn seek(&self, topic: &str, partitions: &[(i32, Position)], timeout: Duration) -> Result<(), Code> {
         let list = List::of(topic, partitions)?;
