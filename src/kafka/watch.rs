@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn tasks_go_to_leaders_and_replies_to_every_partition() {
         let topics = [topic("tasks", &[true, false, true]), topic("results", &[true, false])];
-        let mut found = judge(&topics, "tasks", "results", &ReplyRouting::Shared);
+        let found = judge(&topics, "tasks", "results", &ReplyRouting::Shared);
         assert_eq!(found, Found { routes: Routes { tasks: vec![0, 2], replies: vec![0, 1] }, missing: None });
     }
 
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn own_partitions_must_exist() {
         let topics = [topic("tasks", &[true]), topic("results", &[true, true])];
-        let mut found = judge(&topics, "tasks", "results", &ReplyRouting::Partitions(vec![1, 2]));
+        let found = judge(&topics, "tasks", "results", &ReplyRouting::Partitions(vec![1, 2]));
         assert_eq!(found.routes.replies, [1]);
         assert_eq!(found.missing.as_deref(), Some("results[2]"));
     }
