@@ -21,7 +21,7 @@ const STORM: Duration = Duration::from_secs(3);
 const BAD_CLIENTS: usize = 24;
 /// Below what the clients ask for, so that some are refused with 429.
 const CAPACITY: &str = "10";
-/// How long a slow client sends; longer than BODY_TIMEOUT_MS.
+/// How long a slow client sends; longer than `BODY_TIMEOUT_MS`.
 const SLOW: Duration = Duration::from_millis(600);
 /// Resident memory that the storm may leave behind: allocator caches, and no more.
 const GROWTH_MAX_BYTES: f64 = 64e6;

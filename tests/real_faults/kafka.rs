@@ -41,7 +41,7 @@ fn k1_down_at_start(kafka: &mut Kafka, stack: &mut Stack) {
     assert_eq!(stack.server.get("/livez").expect("an answer").status, 200);
     assert_eq!(stack.server.get("/readyz").expect("an answer").status, 503);
     row("K1", "503, the slowest of 20", stack.all_refused(UNAVAILABLE, 20, REFUSED_WITHIN));
-    assert_eq!(stack.server.metric("thousandx_limiter_granted_total"), 0.0, "no permit was asked for");
+    assert!(stack.server.metric("thousandx_limiter_granted_total") < 1.0, "no permit was asked for");
     assert_eq!(size(&mut stack.redis.client()), 0);
 
     kafka.restart();
@@ -82,6 +82,7 @@ fn k3_hung_under_load(kafka: &mut Kafka, stack: &mut Stack) {
     // Sent before the hang was known: given up after KAFKA_DELIVERY_TIMEOUT_MS, or at the deadline.
     let (caught, took) = answer(caught);
     assert!([503, 504].contains(&caught.status), "{}", caught.text());
+    assert!(took < ANSWER_MAX, "{took:?}");
     row("K3", &format!("{} for what was sent before the hang was known", caught.status), took);
     kafka.sigcont();
     let back = Instant::now();
@@ -130,7 +131,7 @@ fn k4_topics_missing_at_start_and_deleted_later() {
     row("K4", "topic_missing after the start", stack.until_refused(MISSING, WAIT_MAX));
     row("K4", "503, the slowest of 20", stack.all_refused(MISSING, 20, REFUSED_WITHIN));
     assert_eq!(stack.server.get("/readyz").expect("an answer").status, 503);
-    assert_eq!(stack.server.metric("thousandx_limiter_granted_total"), 0.0, "no permit was asked for");
+    assert!(stack.server.metric("thousandx_limiter_granted_total") < 1.0, "no permit was asked for");
 
     kafka.create_topic(&stack.tasks, 2);
     let back = Instant::now();
@@ -144,10 +145,14 @@ fn k4_topics_missing_at_start_and_deleted_later() {
     for gone in [&both[..1], &both[1..], &both[..]] {
         let load = stack.load();
         row("K4", "64 good answers before", many_served(&stack));
-        gone.iter().for_each(|topic| kafka.delete_topic(topic));
+        for topic in gone {
+            kafka.delete_topic(topic);
+        }
         row("K4", &format!("topic_missing after {gone:?} was deleted"), stack.until_refused(MISSING, WAIT_MAX));
         row("K4", "503, the slowest of 20", stack.all_refused(MISSING, 20, REFUSED_WITHIN));
-        gone.iter().for_each(|topic| kafka.create_topic(topic, 2));
+        for topic in gone {
+            kafka.create_topic(topic, 2);
+        }
         let back = Instant::now();
         row("K4", "ready after it was made again", stack.until_ready(back, KAFKA_BACK_WITHIN));
         row("K4", "first 200 after it was made again", stack.until_served(back, KAFKA_BACK_WITHIN));
@@ -168,8 +173,12 @@ fn k4_topics_made_anew_at_once() {
     for anew in [&both[..1], &both[1..], &both[..]] {
         let load = stack.load();
         many_served(&stack);
-        anew.iter().for_each(|topic| kafka.delete_topic(topic));
-        anew.iter().for_each(|topic| kafka.create_topic(topic, 2));
+        for topic in anew {
+            kafka.delete_topic(topic);
+        }
+        for topic in anew {
+            kafka.create_topic(topic, 2);
+        }
         let back = Instant::now();
         row("K4", &format!("first 200 after {anew:?} was made anew"), stack.until_served(back, KAFKA_BACK_WITHIN));
         row("K4", "64 good answers after", many_served(&stack));
@@ -206,13 +215,13 @@ fn k6_task_too_large_for_the_topic() {
     let _worker = checker(kafka, &stack.tasks);
     let load = stack.load();
     let mut slowest = Duration::ZERO;
-    for _ in 0..20 {
+    for _ in 0..200 {
         let (answer, took) = timed(|| too_large(&stack, TOPIC_BYTES_MAX + 1_000));
         slowest = slowest.max(took);
         assert_eq!(answer, (413, Some("body_too_large".into())), "log:\n{}", stack.server.log());
         assert!(took < REFUSED_WITHIN, "{took:?}");
     }
-    row("K6", "413 from the broker, the slowest of 20", slowest);
+    row("K6", "413 from the broker, the slowest of 200", slowest);
     // Refused by its length alone, before it is sent.
     let (answer, took) = timed(|| {
         let mut connection = Raw::connect(stack.server.address());

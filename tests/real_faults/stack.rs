@@ -46,9 +46,14 @@ pub type Waiting = JoinHandle<(Result<Response, NoResponse>, Duration)>;
 impl Stack {
     /// Everything there, the server ready.
     pub fn start(kafka: &Kafka) -> Self {
+        Self::start_with(kafka, |builder| builder)
+    }
+
+    /// The same with other settings.
+    pub fn start_with(kafka: &Kafka, adjust: impl FnOnce(Builder) -> Builder) -> Self {
         let redis = RedisServer::start();
         let (tasks, results) = (kafka.topic("tasks", 4), kafka.topic("results", 2));
-        let server = settings(kafka, &tasks, &results, &redis.url()).start();
+        let server = adjust(settings(kafka, &tasks, &results, &redis.url())).start();
         Self { redis, tasks, results, server }
     }
 
@@ -108,7 +113,7 @@ impl Stack {
     pub fn hold(&self, hold_ms: u64) -> Waiting {
         let address = self.server.address();
         let body = format!(r#"{{"hold_ms":{hold_ms}}}"#);
-        std::thread::spawn(move || timed(|| crate::support::http::post(address, &body, ANSWER_MAX)))
+        std::thread::spawn(move || timed(|| crate::support::http::post(address, &body, WAIT_MAX)))
     }
 
     /// A load on both shards until it is stopped; an answer later than the deadline allows counts as hung.
