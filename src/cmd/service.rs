@@ -53,7 +53,6 @@ impl Service {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let life = Lifecycle::new();
         let registry = Arc::new(Registry::default());
-        registry.add(Arc::new(Process::new()));
         let shards = config.http.shards;
         let listeners = socket::listen(config.http.listen, shards)?;
         let address = listeners.first().map_or(Ok(config.http.listen), TcpListener::local_addr)?;
