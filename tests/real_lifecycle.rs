@@ -87,6 +87,7 @@ fn a_drain_takes_nothing_new_and_finishes_the_rest() {
         assert_eq!((answer.status, answer.text().as_str(), answer.closes()), (200, "1", true));
         assert!(client.is_closed_within(SOON));
     }
+    drop(waiting);
     let begun = Instant::now();
     assert_eq!(server.wait_exit(SOON).code(), Some(0), "{}", server.log());
     assert!(begun.elapsed() < Duration::from_secs(2), "it ends with its last request");
@@ -120,6 +121,28 @@ fn when_the_grace_is_over_the_rest_is_told() {
         assert!(begun.elapsed() < SOON, "{:?} after {signals} signals", begun.elapsed());
         assert_eq!(stack.permits(), 0, "everything was given back before the end");
     }
+}
+
+#[test]
+fn answers_on_their_way_when_the_drain_begins_arrive_whole() {
+    // Far more than the buffers between client and server hold, in both directions.
+    const REQUESTS: usize = 100_000;
+    let stack = Stack::new();
+    let mut server = stack.serve().set("WRITE_TIMEOUT_MS", "60000").start();
+    let mut client = Raw::connect(server.address());
+    client.stream().set_write_timeout(Some(Duration::from_secs(1))).expect("a timeout can be set");
+    // One by one, which fills the server's buffer sooner; it stops reading when its answers are not taken.
+    let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
+    let asked = (0..REQUESTS).take_while(|_| client.try_send(request).is_ok()).count();
+    server.sigterm();
+    wait_until(SOON, || is_refused(&server).then_some(())).expect("the drain has begun");
+    // The server answers one after the other until it says that it closes; a reset would take away what is on its way.
+    let last = (0..asked).map(|_| client.response(SOON).expect("a whole answer")).find(|answer| {
+        assert_eq!(answer.status, 200);
+        answer.closes()
+    });
+    assert!(last.is_some(), "an answer says that the connection ends");
+    assert_eq!(server.wait_exit(SOON).code(), Some(0), "{}", server.log());
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::io::Io;
 use super::sweep::Net;
 use crate::http::{Framing, Gateway};
 
-/// After an error answer that closes: so long the rest of what the client sends is read and thrown away, because
+/// After an answer that closes: so long the rest of what the client sends is read and thrown away, because
 /// closing a socket with unread bytes resets it, and a reset can overtake the answer (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 /// And at most so many bytes of it.
@@ -172,9 +172,8 @@ impl ConnState {
         if self.net.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if response.status().as_u16() >= 400 && response.headers().contains_key(CONNECTION) {
-            self.linger.set(true);
-        }
+        // The end is our decision: the client may have its next request on the way.
+        self.linger.set(response.headers().contains_key(CONNECTION));
     }
 
     fn enter(&self, phase: Phase) {
