@@ -102,6 +102,8 @@ step_unit() {
 
 step_system() {
   run_tests -Ev
+  # The load generator checks every published figure; its own tests are beside it.
+  cargo test --locked --test load
 }
 
 step_real() {

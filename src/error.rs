@@ -51,7 +51,7 @@ pub enum Reject {
     #[error("the request rate is above the limit; try again shortly")]
     RateExceeded,
     /// A bug of ours; the panic stays in that request.
-    #[error("an internal error; the log has it under this request id")]
+    #[error("an internal error; the log has it")]
     Internal,
     /// The worker said that it failed; the value is its code, filtered to `[A-Za-z0-9._-]`.
     #[error("the worker failed: {0}")]
@@ -71,8 +71,8 @@ pub enum Reject {
     /// The tasks or the results topic does not exist.
     #[error("a Kafka topic is missing; `thousandx topics` creates it")]
     TopicMissing,
-    /// `MAX_CONNECTIONS` are open in this process.
-    #[error("too many connections are open")]
+    /// `MAX_CONNECTIONS` are open in this process, or `MAX_BUFFERED_BYTES` of bodies are arriving.
+    #[error("too many connections are open, or too many bodies are arriving")]
     Overloaded,
     /// The server is shutting down.
     #[error("the server is shutting down")]

@@ -93,6 +93,7 @@ fn every_bad_request_gets_its_typed_error() {
         ("plus length", post("content-length: +2\r\n", "{}"), 400, "bad_request"),
         ("unknown coding", post("transfer-encoding: gzip\r\n", ""), 400, "bad_request"),
         ("coding before chunked", post("transfer-encoding: gzip, chunked\r\n", "0\r\n\r\n"), 400, "bad_request"),
+        ("chunked twice", post("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", ""), 400, "bad_request"),
         ("bad chunk size", post("transfer-encoding: chunked\r\n", "zz\r\n{}\r\n0\r\n\r\n"), 400, "bad_request"),
         ("huge chunk size", post("transfer-encoding: chunked\r\n", "fffffffffffffffff\r\n"), 400, "bad_request"),
         ("chunk without end", post("transfer-encoding: chunked\r\n", "2\r\n{}0\r\n\r\n"), 400, "bad_request"),
@@ -161,6 +162,42 @@ fn a_body_over_the_limit_is_refused_and_the_refusal_arrives() {
     let largest = format!("\"{}\"", "x".repeat(1_000_000));
     assert_eq!(SERVER.post(&largest, SOON).unwrap().status, 200, "just below the limit");
     assert_serving();
+}
+
+#[test]
+fn an_answer_to_a_body_that_nobody_reads_arrives_and_closes() {
+    for path in ["/nothing", "/livez"] {
+        let mut connection = connect();
+        connection.send(format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 500000\r\n\r\n").as_bytes());
+        let _ = connection.try_send(&vec![b' '; 500_000]);
+        let answer = connection.response(SOON).expect("the answer before the reset");
+        assert!(matches!(answer.status, 404 | 405) && answer.closes(), "{path}: {}", answer.text());
+    }
+    let body = "GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}";
+    assert!(ask(body.as_bytes()).closes(), "a body that was not asked for");
+    assert_serving();
+}
+
+#[test]
+fn bodies_that_arrive_have_a_common_bound() {
+    let server = short_limits().set("MAX_BUFFERED_BYTES", "300000").set("BODY_TIMEOUT_MS", "60000").start();
+    let head = "POST /queue HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n";
+    let mut clients: Vec<Raw> = (0..4)
+        .map(|_| {
+            let mut connection = Raw::connect(server.address());
+            connection.send(head.as_bytes());
+            connection.send(&b" ".repeat(200_000));
+            connection
+        })
+        .collect();
+    let refused = support::wait_until(SOON, || {
+        let answers = clients.iter_mut().filter_map(|client| client.response(Duration::from_millis(20)).ok());
+        answers.into_iter().find(|answer| answer.code().as_deref() == Some("overloaded"))
+    });
+    assert_eq!(refused.expect("a refusal").status, 503);
+    drop(clients);
+    let free = support::wait_until(SOON, || server.post("{}", SOON).ok().filter(|answer| answer.status == 200));
+    assert!(free.is_some(), "small bodies never asked for any of it");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::serve;
 use super::service::Service;
-use crate::config::{Config, LimiterKind};
+use crate::config::{Config, LimiterKind, ReplyRouting};
 use crate::error::StartError;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::net::socket;
@@ -20,6 +20,7 @@ const PARTITIONS: i32 = 4;
 pub fn run(mut config: Config) -> Result<(), StartError> {
     // SO_REUSEPORT would silently share the port with whatever listens there.
     socket::ensure_free(config.http.listen)?;
+    forget_the_real_broker(&mut config);
     let broker = EmbeddedBroker::start(&[&config.kafka.tasks_topic, &config.kafka.results_topic], PARTITIONS)?;
     config.kafka.bootstrap = broker.bootstrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -31,6 +32,15 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     stop.store(true, Ordering::Relaxed);
     let ended = worker.join().unwrap_or_else(|_| Err(StartError::Kafka("the worker panicked".into())));
     served.and(ended)
+}
+
+/// A `.env` that was written for `serve` must not make `dev` fail: what it says of a real broker does not fit ours.
+fn forget_the_real_broker(config: &mut Config) {
+    if !config.kafka.extra.is_empty() || config.kafka.routing != ReplyRouting::Shared {
+        tracing::warn!("dev: KAFKA_CONFIG, REPLY_ROUTING and REPLY_PARTITIONS are for a real broker and are not used");
+    }
+    config.kafka.extra.clear();
+    config.kafka.routing = ReplyRouting::Shared;
 }
 
 fn work(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), StartError> {
@@ -57,10 +67,12 @@ Try it:
 
   curl -X POST http://{address}/queue -d '{{"action":"get_gift_code","n":1}}'
 
-Next, the real stack: start Kafka and Redis (`docker compose up --build` brings everything), then
+Next, the real stack, from the folder of the project, in one of these ways:
 
-  export KAFKA_BOOTSTRAP_SERVERS=localhost:9092 REDIS_URL=redis://localhost:6379
-  thousandx topics && thousandx serve      # and, beside it: thousandx work
+  docker compose up --build                            # Kafka, Redis, server and worker in containers
+
+  export KAFKA_BOOTSTRAP_SERVERS=… REDIS_URL=…         # your own; or: eval "$(scripts/stack.sh up)"
+  target/release/thousandx topics && target/release/thousandx serve     # beside it: target/release/thousandx work
 
 Settings are explained in .env.example and by `thousandx serve --help`; README.md has the rest. Ctrl-C ends this.
 "#,

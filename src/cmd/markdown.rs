@@ -53,7 +53,9 @@ const fn when(reject: &Reject) -> &'static str {
         }
         Reject::BrokerQueueFull => "`MAX_QUEUE_SIZE` requests wait already",
         Reject::TopicMissing => "the tasks or the results topic does not exist; `thousandx topics` creates it",
-        Reject::Overloaded => "`MAX_CONNECTIONS` are open in this process",
+        Reject::Overloaded => {
+            "`MAX_CONNECTIONS` are open in this process, or `MAX_BUFFERED_BYTES` of bodies are arriving"
+        }
         Reject::Draining => "the server is shutting down",
         Reject::ReplyTimeout => "no reply within `KAFKA_GIFT_CODE_TIMEOUT`; the task may still be done",
     }

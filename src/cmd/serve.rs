@@ -20,6 +20,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     // A second server on the same port would get a share of the first one's connections, and nobody would notice.
     socket::ensure_free(config.http.listen)?;
+    config.http.admin.map_or(Ok(()), socket::ensure_free)?;
     serve(&config, |_| tracing::info!("ready"))
 }
 

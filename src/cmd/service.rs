@@ -13,6 +13,7 @@ use crate::admit::local::LocalLimiter;
 use crate::config::{Config, LimiterKind};
 use crate::correlate::{ShardAddress, mailbox};
 use crate::error::StartError;
+use crate::http::body::ByteBudget;
 use crate::kafka::{self, KafkaHandle};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::net::accept::ConnectionCap;
@@ -54,6 +55,7 @@ impl Service {
         let life = Lifecycle::new();
         let registry = Arc::new(Registry::default());
         let shards = config.http.shards;
+        socket::fit_descriptors(config.http.connections_max);
         let listeners = socket::listen(config.http.listen, shards)?;
         let address = listeners.first().map_or(Ok(config.http.listen), TcpListener::local_addr)?;
         let mut admin = config.http.admin.map(|address| socket::listen(address, 1)).transpose()?;
@@ -71,6 +73,7 @@ impl Service {
             (limiter.kind == LimiterKind::Local).then(|| LocalLimiter::new(limiter.capacity, limiter.rate_per_s));
         let stop = Stop::default();
         let cap = ConnectionCap::new(config.http.connections_max);
+        let arriving = Arc::new(ByteBudget::new(config.http.buffered_bytes_max));
         let mut ends = Vec::new();
         for (index, (listener, mailbox)) in (0..shards).zip(listeners.into_iter().zip(mailboxes)) {
             let parts = ShardParts {
@@ -86,6 +89,7 @@ impl Service {
                 life: Arc::clone(&life),
                 registry: Arc::clone(&registry),
                 cap: cap.clone(),
+                arriving: Arc::clone(&arriving),
                 stop: stop.clone(),
             };
             ends.push(start_shard(index, parts)?);
@@ -113,7 +117,8 @@ impl Service {
             _ = tokio::time::timeout(self.grace, hurry.cancelled()) => {
                 self.life.advance(Phase::Closed);
                 self.stop.waiting.cancel();
-                ended.await
+                // A shard that hangs must not hold up the end; its permits are left to their lease.
+                tokio::time::timeout(shard::END, ended).await.unwrap_or_default()
             }
         };
         self.kafka.close(FLUSH);

@@ -15,6 +15,7 @@ use crate::admit::redis::{RedisLimiter, RedisMetrics};
 use crate::config::{HttpSettings, LimiterSettings};
 use crate::correlate::{ShardAddress, Table, mailbox};
 use crate::error::StartError;
+use crate::http::body::ByteBudget;
 use crate::http::metrics::HttpMetrics;
 use crate::http::{self, Door, Gateway};
 use crate::kafka::submit::Submitter;
@@ -34,6 +35,11 @@ const LAST_WORDS_TICKS: u32 = 50;
 /// At the end: so long the last releases may take before they are left to their lease.
 const RELEASE: Duration = Duration::from_secs(1);
 
+/// After the grace: the longest that a shard needs to end, with a second to spare on a busy machine.
+pub(super) const END: Duration = Duration::from_secs(1 + RELEASE.as_secs() + 1);
+/// Connections of `ADMIN_ADDR`: scrapers and probes.
+const ADMIN_CONNECTIONS_MAX: usize = 100;
+
 /// What a shard is made from; crosses to its thread.
 pub(super) struct ShardParts {
     pub(super) address: ShardAddress,
@@ -50,6 +56,7 @@ pub(super) struct ShardParts {
     pub(super) life: Arc<Lifecycle>,
     pub(super) registry: Arc<Registry>,
     pub(super) cap: ConnectionCap,
+    pub(super) arriving: Arc<ByteBudget>,
     pub(super) stop: Stop,
 }
 
@@ -94,6 +101,7 @@ pub(super) fn build(parts: ShardParts) -> Result<Shard, StartError> {
         metrics,
         clock: Rc::default(),
         random: http::random(),
+        arriving: parts.arriving,
     };
     let admin = parts
         .admin
@@ -128,7 +136,9 @@ impl Shard {
         spawn_local(keep_deadlines(Rc::clone(&gateway)));
         spawn_local(Rc::clone(&net).sweep());
         if let Some((listener, gateway)) = admin {
-            spawn_local(accept(listener, Rc::clone(&net), gateway, cap.clone(), stop.accepting.clone()));
+            // A cap of its own: a full server still tells its state.
+            let cap = ConnectionCap::new(ADMIN_CONNECTIONS_MAX);
+            spawn_local(accept(listener, Rc::clone(&net), gateway, cap, stop.accepting.clone()));
         }
         accept(listener, Rc::clone(&net), Rc::clone(&gateway), cap, stop.accepting).await;
 

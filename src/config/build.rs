@@ -44,6 +44,7 @@ fn http(read: &mut Reader) -> HttpSettings {
         waiting_max: read.integer("MAX_QUEUE_SIZE"),
         reply_timeout: Duration::from_secs_f64(read.decimal("KAFKA_GIFT_CODE_TIMEOUT")),
         body_bytes_max: read.integer("MAX_BODY_BYTES"),
+        buffered_bytes_max: read.integer("MAX_BUFFERED_BYTES"),
         headers_max: read.integer("MAX_HEADERS"),
         header_bytes_max: read.integer("MAX_HEADER_BYTES"),
         uri_bytes_max: read.integer("MAX_URI_BYTES"),

@@ -50,6 +50,8 @@ pub struct HttpSettings {
     pub reply_timeout: Duration,
     /// `MAX_BODY_BYTES`.
     pub body_bytes_max: usize,
+    /// `MAX_BUFFERED_BYTES`: bodies that are still arriving, of the whole process.
+    pub buffered_bytes_max: usize,
     /// `MAX_HEADERS`.
     pub headers_max: usize,
     /// `MAX_HEADER_BYTES`: the whole head of a request.

@@ -1,5 +1,7 @@
 //! The body of a request: read under its own deadline before any permit is taken, checked without building a tree.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -13,12 +15,17 @@ use crate::error::Reject;
 pub const DEFAULT_TASK: &[u8] = br#"{"action":"get_gift_code"}"#;
 
 /// Reads the whole body, at most `MAX_BODY_BYTES`, within `BODY_TIMEOUT_MS`, and checks that it is what it should be.
-pub async fn read(incoming: Incoming, kind: BodyKind, limits: &HttpSettings) -> Result<Bytes, Reject> {
+pub async fn read(
+    incoming: Incoming,
+    kind: BodyKind,
+    limits: &HttpSettings,
+    budget: &ByteBudget,
+) -> Result<Bytes, Reject> {
     let declared = incoming.size_hint().exact();
     if declared.is_some_and(|length| length > limits.body_bytes_max as u64) {
         return Err(Reject::BodyTooLarge(limits.body_bytes_max));
     }
-    let body = tokio::time::timeout(limits.body_timeout, collect(incoming, limits.body_bytes_max))
+    let body = tokio::time::timeout(limits.body_timeout, collect(incoming, limits.body_bytes_max, budget))
         .await
         .map_err(|_| Reject::BodyTimeout)??;
     if body.is_empty() {
@@ -40,17 +47,56 @@ pub fn check_json(body: &[u8], depth_max: usize) -> Result<(), Reject> {
     Ok(())
 }
 
-async fn collect(mut incoming: Incoming, bytes_max: usize) -> Result<Bytes, Reject> {
+/// Memory for bodies that are still arriving, shared by all connections of the process. A body that is there at once,
+/// as most are, never asks for any.
+#[derive(Debug)]
+pub struct ByteBudget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl ByteBudget {
+    /// A budget of `max` bytes, none used.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { used: AtomicUsize::new(0), max }
+    }
+}
+
+/// What one body has taken from the budget; given back on drop.
+struct Arriving<'a> {
+    budget: &'a ByteBudget,
+    bytes: usize,
+}
+
+impl Arriving<'_> {
+    fn add(&mut self, bytes: usize) -> Result<(), Reject> {
+        self.bytes += bytes;
+        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used > self.budget.max { Err(Reject::Overloaded) } else { Ok(()) }
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+async fn collect(mut incoming: Incoming, bytes_max: usize, budget: &ByteBudget) -> Result<Bytes, Reject> {
+    let mut arriving = Arriving { budget, bytes: 0 };
     let mut pieces = Pieces::None;
     while let Some(frame) = incoming.frame().await {
         let Ok(data) = frame.map_err(|_| Reject::BrokenBody)?.into_data() else { continue };
         if pieces.len() + data.len() > bytes_max {
             return Err(Reject::BodyTooLarge(bytes_max));
         }
+        let length = data.len();
         pieces = pieces.add(data);
         if incoming.is_end_stream() {
             break;
         }
+        arriving.add(length)?;
     }
     Ok(pieces.into_bytes())
 }
@@ -128,6 +174,19 @@ mod tests {
             assert!(malformed(bad.as_bytes()), "{bad}");
         }
         assert!(malformed(b"\"\xff\""), "not UTF-8");
+    }
+
+    #[test]
+    fn the_budget_refuses_what_is_too_much_and_gets_everything_back() {
+        let budget = ByteBudget::new(10);
+        let mut one = Arriving { budget: &budget, bytes: 0 };
+        assert_eq!(one.add(6), Ok(()));
+        let mut two = Arriving { budget: &budget, bytes: 0 };
+        assert_eq!(two.add(6), Err(Reject::Overloaded));
+        drop(two);
+        assert_eq!(one.add(4), Ok(()));
+        drop(one);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
     #[test]

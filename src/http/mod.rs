@@ -16,7 +16,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Response};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -30,6 +31,7 @@ use crate::kafka::wire::Outcome;
 use crate::lifecycle::Lifecycle;
 use crate::observe::clock::Clock;
 use crate::observe::metrics::Registry;
+use body::ByteBudget;
 use metrics::HttpMetrics;
 use respond::RequestId;
 use route::Route;
@@ -76,19 +78,26 @@ pub struct Gateway {
     pub clock: Rc<Clock>,
     /// Ids of requests that are refused before they get a correlation id.
     pub random: RefCell<StdRng>,
+    /// Memory of bodies that are still arriving, of the whole process.
+    pub arriving: Arc<ByteBudget>,
 }
 
 impl Gateway {
     /// Answers any request; errors, and panics, are answers too.
     pub async fn respond(&self, request: Request<Incoming>, framing: Framing) -> Response<Full<Bytes>> {
         let request_id = RequestId::of(&request);
-        match unpanicked(self.dispatch(request, framing, &request_id)).await {
+        let route = route::vet(&request, framing, &self.settings)
+            .and_then(|()| route::route(request.method(), request.uri(), self.door));
+        let leaves_body = !matches!(route, Ok(Route::Queue)) && !request.body().is_end_stream();
+        let mut response = match unpanicked(self.dispatch(route, request, &request_id)).await {
             Ok(response) => response,
-            Err(reject) => {
-                self.metrics.rejected(&reject);
-                respond::problem(&reject, &request_id.or_random(|| self.random.borrow_mut().next_u64()))
-            }
+            Err(reject) => self.refuse(&reject, &request_id),
+        };
+        if leaves_body {
+            // Nobody reads it, so the next request could not be found behind it.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        response
     }
 
     /// The same shard seen through another listener.
@@ -105,19 +114,28 @@ impl Gateway {
             metrics: Arc::clone(&self.metrics),
             clock: Rc::clone(&self.clock),
             random: random(),
+            arriving: Arc::clone(&self.arriving),
         })
+    }
+
+    fn refuse(&self, reject: &Reject, request_id: &RequestId) -> Response<Full<Bytes>> {
+        self.metrics.rejected(reject);
+        let request_id = request_id.or_random(|| self.random.borrow_mut().next_u64());
+        if *reject == Reject::Internal {
+            tracing::error!(?request_id, "a request panicked; the line before says where");
+        }
+        respond::problem(reject, &request_id)
     }
 
     async fn dispatch(
         &self,
+        route: Result<Route, Reject>,
         request: Request<Incoming>,
-        framing: Framing,
         request_id: &RequestId,
     ) -> Result<Response<Full<Bytes>>, Reject> {
-        route::vet(&request, framing, &self.settings)?;
-        match route::route(request.method(), request.uri(), self.door)? {
+        match route? {
             Route::Queue => queue::post(self, request, request_id).await,
-            route => Ok(admin::get(self, &route, &request)),
+            route => Ok(admin::get(self, &route, &request).await),
         }
     }
 }
@@ -137,4 +155,25 @@ async fn unpanicked<T>(future: impl Future<Output = Result<T, Reject>>) -> Resul
         Err(_) => Poll::Ready(Err(Reject::Internal)),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn poll_once<T>(future: impl Future<Output = Result<T, Reject>>) -> Poll<Result<T, Reject>> {
+        pin!(unpanicked(future)).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_panic_ends_its_own_request_and_drops_what_it_held() {
+        let held = Rc::new(());
+        let holder = Rc::clone(&held);
+        let panics = async move { panic!("a bug, of {} holders", Rc::strong_count(&holder)) };
+        assert_eq!(poll_once::<()>(panics), Poll::Ready(Err(Reject::Internal)));
+        assert_eq!(Rc::strong_count(&held), 1, "given back");
+        assert_eq!(poll_once(async { Ok(1) }), Poll::Ready(Ok(1)));
+    }
 }

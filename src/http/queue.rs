@@ -26,7 +26,7 @@ pub async fn post(
     let kind = route::body_kind(&head.headers, &gateway.settings.opaque_types)?;
 
     // Read: a slow client holds nothing but its own connection.
-    let body = body::read(incoming, kind, &gateway.settings).await?;
+    let body = body::read(incoming, kind, &gateway.settings, &gateway.arriving).await?;
     let started = Instant::now();
     let deadline = started + gateway.settings.reply_timeout;
 

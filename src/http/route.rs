@@ -61,10 +61,10 @@ pub fn vet<B>(request: &Request<B>, framing: Framing, limits: &HttpSettings) -> 
     if framing == Framing::Ambiguous {
         return Err(Reject::BadRequest("Content-Length and Transfer-Encoding exclude each other"));
     }
-    if let Some(coding) = headers.get(TRANSFER_ENCODING)
-        && !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-    {
-        return Err(Reject::BadRequest("the only transfer coding that is taken is chunked"));
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first_is_foreign = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if first_is_foreign || codings.next().is_some() {
+        return Err(Reject::BadRequest("the only transfer coding that is taken is chunked, once"));
     }
     vet_host(headers, request.version())
 }

@@ -13,12 +13,16 @@ use super::conn;
 use super::sweep::Net;
 use crate::error::Reject;
 use crate::http::{Gateway, respond};
+use crate::observe::log::Throttle;
 
 /// First and longest pause after an accept that failed for want of descriptors or memory; doubled in between.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Connections taken off the listener when it closes: the backlog that `net::socket` asks for.
 const QUEUED_MAX: usize = 4096;
+
+/// One warning about failed accepts per process and this time.
+static WARNINGS: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// Connections of the whole process, against `MAX_CONNECTIONS`.
 #[derive(Debug, Clone)]
@@ -75,7 +79,9 @@ pub async fn accept(
             Err(error) if is_the_peers_doing(&error) => {}
             Err(error) => {
                 net.metrics.accept_errors.inc();
-                tracing::warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections, pausing");
+                if let Some(suppressed) = WARNINGS.pass() {
+                    tracing::warn!(%error, suppressed, "cannot accept connections, pausing");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -100,8 +106,7 @@ fn start(stream: TcpStream, net: &Rc<Net>, gateway: &Rc<Gateway>, cap: &Connecti
     net.metrics.accepted.inc();
     let Some(taken) = cap.take() else {
         net.metrics.refused.inc();
-        // A fresh socket takes so few bytes at once; if not, the close says it all the same.
-        let _ = stream.try_write(&respond::raw_problem(&Reject::Overloaded));
+        conn::refuse(stream, net, &respond::raw_problem(&Reject::Overloaded));
         return;
     };
     let (net, gateway) = (Rc::clone(net), Rc::clone(gateway));

@@ -17,7 +17,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use super::head::HeadScan;
@@ -209,6 +209,20 @@ pub(super) async fn serve(stream: TcpStream, net: Rc<Net>, gateway: Rc<Gateway>)
     if state.linger.get() && !state.cut.get() {
         linger(&stream).await;
     }
+}
+
+/// Sends `answer` on a connection that is not served, and closes it so that the answer arrives.
+pub(super) fn refuse(stream: TcpStream, net: &Rc<Net>, answer: &[u8]) {
+    // A fresh socket takes so few bytes at once; if not, the close says it all the same.
+    let _ = stream.try_write(answer);
+    let Some(place) = net.take_refusal() else { return };
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        let mut stream = stream;
+        if stream.shutdown().await.is_ok() {
+            linger(&RefCell::new(stream)).await;
+        }
+    });
 }
 
 /// Ready when the connection is over, whatever the reason: hyper's errors here are the client's doing or departure.

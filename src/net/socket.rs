@@ -2,12 +2,15 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::StartError;
 
 /// Connections that may wait for `accept`; the kernel caps it at `net.core.somaxconn` (4096 by default).
 const BACKLOG: i32 = 4096;
+/// Descriptors beside those of clients: brokers, Redis, listeners, runtimes, and a second one for clients that pipeline.
+const OTHER_DESCRIPTORS: u64 = 512;
 
 /// Binds `shards` listeners to `address` with `SO_REUSEPORT`. Port 0 is chosen by the kernel, once for all of them.
 ///
@@ -28,6 +31,22 @@ pub fn ensure_free(address: SocketAddr) -> Result<(), StartError> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     let bound = socket.set_reuse_address(true).and_then(|()| socket.bind(&address.into()));
     bound.and_then(|()| socket.listen(1)).map_err(|cause| StartError::Listen { address: address.to_string(), cause })
+}
+
+/// Raises the soft limit of file descriptors to what `connections` need, as far as the hard limit allows; says so when
+/// that is not enough, because connections would then stop at the limit instead of at `MAX_CONNECTIONS`.
+pub fn fit_descriptors(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_DESCRIPTORS);
+    let allowed = limit.maximum.map_or(wanted, |hard| hard.min(wanted));
+    if limit.current.is_some_and(|soft| soft < allowed) {
+        // Refused only where a sandbox forbids it; the warning below then says what is left.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum });
+    }
+    let in_force = getrlimit(Resource::Nofile).current;
+    if let Some(descriptors) = in_force.filter(|soft| *soft < wanted) {
+        tracing::warn!(descriptors, wanted, "the limit of file descriptors (ulimit -n) is below MAX_CONNECTIONS");
+    }
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

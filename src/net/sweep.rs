@@ -17,6 +17,10 @@ use crate::lifecycle::{self, Lifecycle};
 
 /// The sweeper's period; a time limit is kept to within two of it.
 pub const TICK: Duration = Duration::from_millis(250);
+/// Refused connections of a shard whose close is waited for at once; they are beyond `MAX_CONNECTIONS`.
+const REFUSALS_MAX: usize = 256;
+/// Header fields that hyper takes without being told.
+const HYPER_HEADERS_MAX: usize = 100;
 /// While draining, a connection that has been idle, or without its first byte, for so many ticks is closed. A busy one gets `Connection: close`
 /// with its next answer instead, so that no request is on its way when the socket closes.
 const DRAIN_IDLE_TICKS: u32 = 2;
@@ -32,6 +36,7 @@ pub struct Net {
     idle_ticks: u32,
     write_ticks: u32,
     connections: RefCell<Slab<Rc<ConnState>>>,
+    refusals: Cell<usize>,
     scratch: Rc<RefCell<Box<[u8]>>>,
 }
 
@@ -42,6 +47,10 @@ impl Net {
         let mut http1 = http1::Builder::new();
         // Head and target have limits of their own in `http::route`; this one bounds what hyper buffers before that.
         http1.max_header_size(settings.header_bytes_max + settings.uri_bytes_max);
+        // hyper's own table of 100 fields is on the stack; a larger one is allocated for each request.
+        if settings.headers_max > HYPER_HEADERS_MAX {
+            http1.max_headers(settings.headers_max);
+        }
         // The sweeper keeps the header limit: hyper's would set a timer per request.
         http1.header_read_timeout(None).half_close(false);
         // Answers are small: copying one behind its head costs less than a gather write.
@@ -55,6 +64,7 @@ impl Net {
             idle_ticks: ticks(settings.idle_timeout),
             write_ticks: ticks(settings.write_timeout),
             connections: RefCell::default(),
+            refusals: Cell::new(0),
             scratch: Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice())),
         })
     }
@@ -94,6 +104,15 @@ impl Net {
         Rc::clone(&self.scratch)
     }
 
+    /// A place among the refused connections whose close is waited for; none left: the close is abrupt.
+    pub(super) fn take_refusal(self: &Rc<Self>) -> Option<Refusal> {
+        let refusals = self.refusals.get();
+        (refusals < REFUSALS_MAX).then(|| {
+            self.refusals.set(refusals + 1);
+            Refusal { net: Rc::clone(self) }
+        })
+    }
+
     pub(super) fn register(self: &Rc<Self>, connection: &Rc<ConnState>) -> Registration {
         let key = self.connections.borrow_mut().insert(Rc::clone(connection));
         self.metrics.open.add(1);
@@ -115,6 +134,17 @@ impl Net {
         };
         passed.inc();
         connection.cut();
+    }
+}
+
+/// A refused connection that is being closed; gives its place back on drop.
+pub(super) struct Refusal {
+    net: Rc<Net>,
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.net.refusals.set(self.net.refusals.get() - 1);
     }
 }
 

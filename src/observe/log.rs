@@ -36,6 +36,8 @@ pub fn init(settings: &LogSettings) -> Result<(), StartError> {
     } else {
         log.with_ansi(terminal).fmt_fields(debug_fn(write_field).delimited(" ")).try_init()
     };
+    // A panic is a line of the log like any other: one object, with its place. The request goes on as a 500.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a panic")));
     Ok(())
 }
 

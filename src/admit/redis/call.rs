@@ -99,6 +99,11 @@ impl Terms {
         }
     }
 
+    /// The key of the sorted set, for the log.
+    pub(super) fn set_key(&self) -> &str {
+        &self.set_key
+    }
+
     /// Writes the call into `command`, which keeps its buffers. `act_until_ms` is by the server's clock.
     pub(super) fn encode(&self, command: &mut Cmd, batch: &Batch, act_until_ms: i64) {
         command.clear();

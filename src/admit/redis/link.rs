@@ -16,6 +16,7 @@ use super::Shared;
 use super::call::{Batch, Reply, SCRIPT, ServerClock, Terms, Why};
 use super::fault::Fault;
 use crate::lifecycle::Part;
+use crate::observe::log::Throttle;
 
 /// An idle shard asks Redis so often whether it is still there: readiness is never older.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ pub(super) struct Link {
     batch: Batch,
     command: Cmd,
     wakers: Vec<Waker>,
-    warned_at: Option<Instant>,
+    warnings: Throttle,
 }
 
 /// A working connection.
@@ -82,7 +83,7 @@ impl Link {
             batch: Batch::default(),
             command: Cmd::new(),
             wakers: Vec::new(),
-            warned_at: None,
+            warnings: Throttle::new(WARNING_INTERVAL),
         }
     }
 
@@ -218,13 +219,11 @@ impl Link {
         self.shared.wake_waiting(&mut self.wakers);
     }
 
-    fn warn(&mut self, fault: &Fault) {
-        if self.warned_at.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
-            return;
-        }
-        self.warned_at = Some(Instant::now());
-        let (part, kind) = (self.health.name(), fault.kind.label());
-        tracing::warn!(part, kind, error = %fault.text, "the limiter is unavailable; requests get 503");
+    fn warn(&self, fault: &Fault) {
+        let Some(suppressed) = self.warnings.pass() else { return };
+        let (part, kind, key) = (self.health.name(), fault.kind.label(), self.terms.set_key());
+        let error = &fault.text;
+        tracing::warn!(part, kind, key, %error, suppressed, "the limiter is unavailable; requests get 503");
     }
 
     fn fault(&self, error: &RedisError) -> Fault {

@@ -18,7 +18,7 @@ pub(super) static LISTENING: Part = Part {
             "Shards, each with its own listener and runtime. 0 is one per core, which is where throughput peaks.",
         ),
         setting("MAX_CONNECTIONS", SERVER, integer(1, 1_000_000)).default("20000").unit("connections").help(
-            "Open connections per process; more wait in the kernel's queue. Keep it below the file descriptor limit.",
+            "Open connections per process; more get 503. The file descriptor limit is raised to fit, as far as it may be.",
         ),
     ],
 };
@@ -29,7 +29,7 @@ pub(super) static LIMITS: Part = Part {
         setting("MAX_QUEUE_SIZE", CLIENTS, integer(1, 1_048_576))
             .default("100000")
             .unit("requests")
-            .help("Requests that wait at once in this process, and messages in the producer's queue; more get 503. Bounds memory."),
+            .help("Requests that wait at once in this process, split evenly over its shards, and messages in the producer's queue; more get 503. Bounds memory."),
         setting("KAFKA_GIFT_CODE_TIMEOUT", SERVER, Kind::Decimal { min: 0.01, max: 3600.0 })
             .default("10")
             .unit("seconds, fractions allowed")
@@ -38,18 +38,22 @@ pub(super) static LIMITS: Part = Part {
             .default("1048576")
             .unit("bytes")
             .help("Largest request body; more gets 413. The brokers' and topics' message.max.bytes must allow it."),
+        setting("MAX_BUFFERED_BYTES", SERVER, integer(1, 1 << 40))
+            .default("268435456")
+            .unit("bytes")
+            .help("Bodies that are still arriving, all connections of the process together; more get 503. Bounds memory."),
         setting("MAX_HEADERS", SERVER, integer(1, 1000))
             .default("64")
             .unit("fields")
             .help("Header fields of a request; more get 431. Bounds what a client can make the server parse."),
-        setting("MAX_HEADER_BYTES", SERVER, integer(8192, 1_048_576))
+        setting("MAX_HEADER_BYTES", SERVER, integer(1024, 262_144))
             .default("16384")
             .unit("bytes")
-            .help("Request line and header fields together; more get 431. Bounds the read buffer of a connection."),
-        setting("MAX_URI_BYTES", SERVER, integer(16, 1_048_576))
+            .help("All header fields of a request together; more get 431. Bounds the read buffer of a connection."),
+        setting("MAX_URI_BYTES", SERVER, integer(16, 65_000))
             .default("8192")
             .unit("bytes")
-            .help("Longest request target; more gets 414. Must be less than MAX_HEADER_BYTES, which contains it."),
+            .help("Longest request target; more gets 414."),
         setting("MAX_JSON_DEPTH", SERVER, integer(1, 1000))
             .default("64")
             .unit("levels")
