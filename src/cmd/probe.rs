@@ -76,7 +76,8 @@ fn ask(target: &Target) -> std::io::Result<Vec<u8>> {
     };
     let mut stream = TcpStream::connect_timeout(&target.address, TIMEOUT)?;
     stream.set_write_timeout(Some(left()?))?;
-    write!(stream, "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.path, target.host)?;
+    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.path, target.host);
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
     while answer.len() < ANSWER_BYTES_MAX {
