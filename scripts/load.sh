@@ -5,7 +5,7 @@
 #   scripts/load.sh --kafka         the steps on a real Kafka and Redis, `thousandx serve` and `thousandx work`
 #   scripts/load.sh --url URL       the steps on a server that runs already; --cpu NAME=PID accounts for its processes
 #   scripts/load.sh … --peer [NAME] instead of the steps: server and peer in turns, A B A B, at full load. NAME is
-#                                   bare-hyper (the default), or with --kafka naive or python: see scripts/lib/peers.sh
+#                                   bare-hyper (the default), or with --kafka naive, python, spring: see scripts/lib/peers.sh
 #
 #   --quick         at most 30 s of load
 #   --runs N        each step N times (with --peer: N rounds); the table has the medians

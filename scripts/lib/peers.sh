@@ -4,15 +4,18 @@
 #   bare-hyper   an echo over HTTP: no Kafka, no Redis, no worker
 #   naive        axum, FutureProducer, StreamConsumer, a shared map: the straightforward version in Rust
 #   python       FastAPI, uvicorn, aiokafka, redis.asyncio: the template's design
+#   spring       WebFlux, ReplyingKafkaTemplate, Lettuce: Spring's own request and reply over Kafka
 #
-# The last two need the backend that bench_start_backend starts, and get the server's settings.
+# The last three need the backend that bench_start_backend starts, and get the server's settings.
 
 # shellcheck source=scripts/lib/bench.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bench.sh"
 # shellcheck source=scripts/lib/python.sh
 source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 
-readonly PEERS=(bare-hyper naive python)
+readonly PEERS=(bare-hyper naive python spring)
+# Load before the first run of a JVM, which compiles what it has run often enough.
+readonly JVM_WARMUP_SECONDS=20
 
 # peer_check NAME STACK: whether there is such a peer, and whether it can run on this stack.
 peer_check() {
@@ -36,7 +39,18 @@ peer_build() {
     python)
       PEER_COMMAND=("$(python_venv "$REPO/benches/peers/python/requirements.txt")" "$REPO/benches/peers/python/server.py")
       ;;
+    spring)
+      PEER_COMMAND=(java -jar "$(with_lock spring-peer peer_build_spring)")
+      ;;
   esac
+}
+
+# Prints the path of the jar. Built anew each time, because Maven knows best what has changed.
+peer_build_spring() {
+  if ! have mvn || ! have javac; then die "Maven or the JDK is missing (Debian: maven and openjdk-17-jdk-headless)"; fi
+  mvn -q -B -f "$REPO/benches/peers/spring/pom.xml" package -Dbuild.path="$THOUSANDX_CACHE/spring-peer" >&2 ||
+    die "the build failed"
+  echo "$THOUSANDX_CACHE/spring-peer/spring-peer.jar"
 }
 
 # peer_start NAME: on a free port; sets BENCH_URL and BENCH_CPU. To be ended with bench_stop_last.
@@ -49,4 +63,11 @@ peer_start() {
   BENCH_CPU=("server=$pid" "${children[@]/#/server=}")
   [[ $1 == bare-hyper ]] || BENCH_CPU+=("${BENCH_BACKEND[@]}")
   bench_first_answer
+  [[ $1 != spring ]] || peer_warm_up
+}
+
+# Not counted, and not checked: the warm-up of the measured run is.
+peer_warm_up() {
+  echo "== warming up the JVM" >&2
+  "$EXE_LOAD" --url "$BENCH_URL" --connections 1000 --warmup 0 --seconds "$JVM_WARMUP_SECONDS" >&2 || true
 }
