@@ -4,7 +4,8 @@
 #   scripts/load.sh                 the steps on the embedded stack (`thousandx dev`)
 #   scripts/load.sh --kafka         the steps on a real Kafka and Redis, `thousandx serve` and `thousandx work`
 #   scripts/load.sh --url URL       the steps on a server that runs already; --cpu NAME=PID accounts for its processes
-#   scripts/load.sh --peer …        instead of the steps: server and bare hyper in turns, A B A B, at full load
+#   scripts/load.sh … --peer [NAME] instead of the steps: server and peer in turns, A B A B, at full load. NAME is
+#                                   bare-hyper (the default), or with --kafka naive, python, spring: see scripts/lib/peers.sh
 #
 #   --quick         at most 30 s of load
 #   --runs N        each step N times (with --peer: N rounds); the table has the medians
@@ -16,8 +17,8 @@
 # Exit code 1 when an answer was wrong, malformed, lost or too late.
 set -euo pipefail
 
-# shellcheck source=scripts/lib/bench.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
+# shellcheck source=scripts/lib/peers.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/peers.sh"
 
 readonly COMMAND="scripts/load.sh $*"
 readonly PEAK_CONNECTIONS=1000
@@ -25,7 +26,7 @@ readonly RUNS_MAX=100
 # What a run may take beyond its own length: connecting, the last answers' timeout, a slow start.
 readonly OVERTIME_SECONDS=40
 
-STACK=embedded URL='' PEER=false QUICK=false RUNS='' THREADS=()
+STACK=embedded URL='' PEER='' QUICK=false RUNS='' THREADS=()
 FAULTY=false
 
 main() {
@@ -39,7 +40,7 @@ main() {
   build
   FACTS=$(bench_facts "$COMMAND" "$STACK")
   [[ $STACK != kafka ]] || bench_start_backend
-  if $PEER; then compare; else steps; fi
+  if [[ -n $PEER ]]; then compare; else steps; fi
   if $FAULTY; then die "answers were wrong, malformed, lost or too late (see above)"; fi
 }
 
@@ -49,7 +50,10 @@ parse() {
       --kafka) STACK=kafka ;;
       --url) STACK=url URL=${2?"--url needs a value"} && shift ;;
       --cpu) BENCH_CPU+=("${2?"--cpu needs NAME=PID"}") && shift ;;
-      --peer) PEER=true ;;
+      --peer)
+        PEER=bare-hyper
+        if [[ $# -ge 2 && $2 != -* ]]; then PEER=$2 && shift; fi
+        ;;
       --quick) QUICK=true ;;
       --runs) RUNS=${2?"--runs needs a number"} && shift ;;
       --threads) THREADS=(--threads "${2?"--threads needs a number"}") && shift ;;
@@ -60,8 +64,9 @@ parse() {
   if $QUICK; then SECONDS_EACH=2 WARMUP=1; else SECONDS_EACH=10 WARMUP=2; fi
   if [[ -z $RUNS ]]; then
     RUNS=1
-    if $PEER; then RUNS=5; fi
+    if [[ -n $PEER ]]; then RUNS=5; fi
   fi
+  [[ -z $PEER ]] || peer_check "$PEER" "$STACK"
   if ! [[ $RUNS =~ ^[1-9][0-9]*$ ]] || ((RUNS > RUNS_MAX)); then die "--runs takes a number from 1 to $RUNS_MAX"; fi
 }
 
@@ -73,7 +78,7 @@ usage() {
 build() {
   local targets=(load)
   [[ $STACK == url ]] || targets+=(thousandx)
-  if $PEER; then targets+=(bare-hyper); fi
+  [[ -z $PEER ]] || peer_build "$PEER"
   bench_build "${targets[@]}"
 }
 
@@ -136,16 +141,16 @@ compare() {
     measure server --connections "$PEAK_CONNECTIONS"
     stop_subject
     local kept=("${BENCH_CPU[@]}")
-    bench_start_peer
-    measure bare-hyper --connections "$PEAK_CONNECTIONS"
+    peer_start "$PEER"
+    measure "$PEER" --connections "$PEAK_CONNECTIONS"
     bench_stop_last
     BENCH_CPU=("${kept[@]}")
   done
-  summary server bare-hyper |
+  summary server "$PEER" |
     jq --argjson facts "$FACTS" -f "$REPO/scripts/lib/compare.jq" |
-    tee "$BENCH_TMP/result.json" | bench_record peer "$STACK"
+    tee "$BENCH_TMP/result.json" | bench_record peer "$STACK" "$PEER"
   table
-  jq -r '"server / bare hyper, \(.ratios.rounds) rounds, median [least to most]: " +
+  jq -r --arg peer "$PEER" '"server / \($peer), \(.ratios.rounds) rounds, median [least to most]: " +
     (.ratios | [(.rps, .cpu_us_per_request) | if . then "\(.median) [\(.min) to \(.max)]" else "unknown" end] |
      "requests/s \(.[0]), server CPU per request \(.[1])")' "$BENCH_TMP/result.json"
 }

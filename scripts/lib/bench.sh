@@ -58,8 +58,8 @@ bench_require() {
   done
 }
 
-# bench_build KIND…: builds `thousandx`, `load` or `bare-hyper` for release and sets EXE_THOUSANDX, EXE_LOAD,
-# EXE_BARE_HYPER; what was not built is empty.
+# bench_build KIND…: builds `thousandx` or `load` for release and sets EXE_THOUSANDX, EXE_LOAD; what was not built is
+# empty.
 # shellcheck disable=SC2034 # read by the scripts that source this one
 bench_build() {
   local kind benches=() server=()
@@ -76,7 +76,6 @@ bench_build() {
   ((${#server[@]} == 0)) || bench_cargo "${server[@]}"
   EXE_THOUSANDX=$(bench_executable bin thousandx)
   EXE_LOAD=$(bench_executable bench load)
-  EXE_BARE_HYPER=$(bench_executable bench bare-hyper)
 }
 
 bench_cargo() {
@@ -125,13 +124,6 @@ bench_start_server() {
   bench_wait_ready server "$BENCH_PID"
 }
 
-# bench_start_peer: the bare hyper echo server.
-bench_start_peer() {
-  bench_spawn peer "$EXE_BARE_HYPER" --listen 127.0.0.1:0
-  BENCH_CPU=("server=$BENCH_PID")
-  bench_wait_ready peer "$BENCH_PID"
-}
-
 bench_spawn_server() {
   bench_spawn server env HOST=127.0.0.1 PORT=0 RATE_LIMIT_CAPACITY="${RATE_LIMIT_CAPACITY:-$BENCH_CAPACITY}" \
     "$EXE_THOUSANDX" "$1"
@@ -159,7 +151,8 @@ bench_show_log() {
 # bench_first_answer: until a whole round trip works: the worker may still be joining its group.
 bench_first_answer() {
   local deadline=$((SECONDS + READY_SECONDS_MAX))
-  until curl -fs -o /dev/null --max-time 15 -d '{"action":"get_gift_code"}' "$BENCH_URL"; do
+  until curl -fs -o /dev/null --max-time 15 -H 'content-type: application/json' \
+    -d '{"action":"get_gift_code"}' "$BENCH_URL"; do
     ((SECONDS < deadline)) || die "no answer from $BENCH_URL within $READY_SECONDS_MAX s"
     sleep 0.1
   done

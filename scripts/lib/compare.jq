@@ -1,4 +1,4 @@
-# The summaries of `server` and `bare-hyper` (an array) to a comparison, with ratios made round by round.
+# The summaries of `server` and a peer (an array) to a comparison, with ratios made round by round.
 
 def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
 def rounded: . * 1000 | round / 1000;
