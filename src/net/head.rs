@@ -6,7 +6,7 @@ const PREFIX_MAX: usize = 18;
 
 /// Scans one head; bytes may come in any pieces.
 #[derive(Debug, Clone, Default)]
-pub(super) struct HeadScan {
+pub struct HeadScan {
     /// Start of the line that is being read, at most as much as tells the two names apart.
     prefix: [u8; PREFIX_MAX],
     prefix_len: usize,
@@ -18,7 +18,7 @@ pub(super) struct HeadScan {
 
 impl HeadScan {
     /// Looks at the next bytes from the socket; those after the end of the head are passed over.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+    pub fn feed(&mut self, mut bytes: &[u8]) {
         while !self.complete && !bytes.is_empty() {
             let end = memchr::memchr(b'\n', bytes);
             let line = &bytes[..end.unwrap_or(bytes.len())];
@@ -32,12 +32,14 @@ impl HeadScan {
     }
 
     /// Both `Content-Length` and `Transfer-Encoding` were in the head.
-    pub(super) fn is_ambiguous(&self) -> bool {
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
         self.content_length && self.transfer_encoding
     }
 
     /// The request line has not ended yet: what is too long is the request target.
-    pub(super) fn is_in_request_line(&self) -> bool {
+    #[must_use]
+    pub fn is_in_request_line(&self) -> bool {
         self.lines == 0
     }
 
