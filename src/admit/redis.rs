@@ -5,6 +5,8 @@
 
 mod batch;
 mod call;
+#[doc(hidden)] // public for benches/micro
+pub mod dialogue;
 mod fault;
 mod link;
 mod metrics;

@@ -12,7 +12,6 @@
 //! counter an undeliverable reply is counted in, so 12 bits (one forgery in 4,096 is taken for an old id) are enough.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -41,8 +40,8 @@ pub(super) struct Minter {
     address: ShardAddress,
     /// Stamps: a cryptographic generator seeded by the operating system once, because a system call per id is too dear.
     stamps: StdRng,
-    /// The key of the tag.
-    key: RandomState,
+    /// The keys of the tag.
+    keys: [u64; 2],
 }
 
 /// Slots that the 20 bits of an id can name.
@@ -124,7 +123,9 @@ impl Minter {
     /// When the instance does not fit in 20 bits, or the operating system has no random bytes to give.
     pub(super) fn new(address: ShardAddress) -> Self {
         assert!(address.instance < ShardAddress::INSTANCES, "the instance has 20 bits");
-        Self { address, stamps: StdRng::from_os_rng(), key: RandomState::new() }
+        let mut stamps = StdRng::from_os_rng();
+        let keys = [stamps.next_u64(), stamps.next_u64()];
+        Self { address, stamps, keys }
     }
 
     /// A new id for `slot`.
@@ -143,8 +144,12 @@ impl Minter {
         id.address() == self.address && id.0 & TAG_MASK == self.tag(id.0 & !TAG_MASK)
     }
 
+    /// A folded multiplication, as in wyhash. Whoever sees many ids could work the keys out, and gain a place in
+    /// another counter; std's `SipHash` would be safe from that and costs as much as the rest of an id.
     fn tag(&self, untagged: u128) -> u128 {
-        u128::from(self.key.hash_one(untagged)) << TAG_SHIFT & TAG_MASK
+        let [key_high, key_low] = self.keys.map(u128::from);
+        let product = (untagged >> 64 ^ key_high) * (untagged & u128::from(u64::MAX) ^ key_low);
+        (product ^ product >> 64) << TAG_SHIFT & TAG_MASK
     }
 }
 

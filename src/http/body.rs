@@ -40,7 +40,7 @@ pub async fn read(
 /// One JSON value in UTF-8, at most `depth_max` levels deep (RFC 8259).
 pub fn check_json(body: &[u8], depth_max: usize) -> Result<(), Reject> {
     let text = std::str::from_utf8(body).map_err(|error| Reject::MalformedJson(error.to_string()))?;
-    if depth(body) > depth_max {
+    if may_be_deeper(body, depth_max) && depth(body) > depth_max {
         return Err(Reject::MalformedJson(format!("nested deeper than {depth_max} levels")));
     }
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| Reject::MalformedJson(error.to_string()))?;
@@ -134,6 +134,12 @@ impl Pieces {
             Self::Many(bytes) => bytes.freeze(),
         }
     }
+}
+
+/// Whether so many brackets are opened, inside strings too, that the nesting could be deeper than `depth_max`. Spares
+/// nearly every body the walk of [`depth`].
+fn may_be_deeper(json: &[u8], depth_max: usize) -> bool {
+    memchr::memchr2_iter(b'[', b'{', json).nth(depth_max).is_some()
 }
 
 /// Deepest nesting of brackets outside strings. Only meaningful for valid JSON; of anything else it ends all the same.

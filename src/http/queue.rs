@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response};
 
 use super::respond::RequestId;
@@ -15,6 +15,10 @@ use crate::admit::Refused;
 use crate::error::Reject;
 use crate::kafka::wire::{Outcome, Task, Undelivered};
 use crate::lifecycle::Phase;
+
+// Names rather than texts: a text is parsed with each look-up.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Sends the body as a task and answers with the worker's reply.
 pub async fn post(
@@ -42,9 +46,9 @@ pub async fn post(
     let submitted = gateway.submitter.submit(&Task {
         id: waiter.id(),
         body: &body,
-        content_type: field(&head.headers, "content-type"),
-        traceparent: field(&head.headers, "traceparent"),
-        tracestate: field(&head.headers, "tracestate"),
+        content_type: field(&head.headers, CONTENT_TYPE),
+        traceparent: field(&head.headers, TRACEPARENT),
+        tracestate: field(&head.headers, TRACESTATE),
         client_request_id: request_id.of_client(),
         deadline_unix_ms: gateway.clock.unix_ms_at(deadline),
     });
@@ -79,7 +83,7 @@ impl Gateway {
     }
 }
 
-fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+fn field(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
     headers.get(name).map(HeaderValue::as_bytes)
 }
 

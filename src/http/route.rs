@@ -94,7 +94,7 @@ fn is_authority(host: &[u8]) -> bool {
         Some(_) => return false,
         None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
     };
-    let unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let unreserved = |byte: &u8| IN_NAMES[usize::from(*byte)];
     let port_is_valid = match port.split_first() {
         None => true,
         Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
@@ -102,6 +102,24 @@ fn is_authority(host: &[u8]) -> bool {
     };
     name.iter().all(unreserved) && port_is_valid
 }
+
+/// The bytes of a `reg-name`: unreserved, percent-encoded and sub-delims (RFC 3986, 3.2.2). A table, as every request
+/// has a Host.
+const IN_NAMES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~%!$&'()*+,;=";
+    let mut index = 0;
+    while index < others.len() {
+        allowed[others[index] as usize] = true;
+        index += 1;
+    }
+    allowed
+};
 
 /// What may be in a body, going by its content type alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +136,9 @@ pub fn body_kind(headers: &HeaderMap, opaque_types: &[String]) -> Result<BodyKin
     let essence = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     if opaque_types.iter().any(|listed| listed.as_bytes().eq_ignore_ascii_case(essence)) {
         return Ok(BodyKind::Opaque);
+    }
+    if essence.eq_ignore_ascii_case(b"application/json") {
+        return Ok(BodyKind::Json); // nearly every request: the rest costs an allocation
     }
     let essence = essence.to_ascii_lowercase();
     let foreign = [&b"multipart/"[..], b"image/", b"audio/", b"video/", b"font/", b"model/"];

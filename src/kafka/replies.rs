@@ -110,7 +110,7 @@ impl Reader {
 
 /// Keeps answers side by side in shared allocations: one allocation per 16 KiB of answers instead of one each.
 #[derive(Default)]
-struct Chunk(BytesMut);
+pub struct Chunk(BytesMut);
 
 impl Keep for Chunk {
     fn keep(&mut self, parts: &[&[u8]]) -> Bytes {

@@ -6,7 +6,7 @@ const PREFIX_MAX: usize = 18;
 
 /// Scans one head; bytes may come in any pieces.
 #[derive(Debug, Clone, Default)]
-pub(super) struct HeadScan {
+pub struct HeadScan {
     /// Start of the line that is being read, at most as much as tells the two names apart.
     prefix: [u8; PREFIX_MAX],
     prefix_len: usize,
@@ -18,43 +18,53 @@ pub(super) struct HeadScan {
 
 impl HeadScan {
     /// Looks at the next bytes from the socket; those after the end of the head are passed over.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+    pub fn feed(&mut self, mut bytes: &[u8]) {
         while !self.complete && !bytes.is_empty() {
-            let end = memchr::memchr(b'\n', bytes);
-            let line = &bytes[..end.unwrap_or(bytes.len())];
-            let taken = line.len().min(PREFIX_MAX - self.prefix_len);
-            self.prefix[self.prefix_len..self.prefix_len + taken].copy_from_slice(&line[..taken]);
-            self.prefix_len += taken;
-            let Some(end) = end else { return };
-            self.line_ended();
+            let Some(end) = memchr::memchr(b'\n', bytes) else { return self.keep(bytes) };
+            if self.prefix_len == 0 {
+                self.line_ended(&bytes[..end]);
+            } else {
+                self.keep(&bytes[..end]);
+                let (prefix, len) = (self.prefix, std::mem::take(&mut self.prefix_len));
+                self.line_ended(&prefix[..len]);
+            }
             bytes = &bytes[end + 1..];
         }
     }
 
     /// Both `Content-Length` and `Transfer-Encoding` were in the head.
-    pub(super) fn is_ambiguous(&self) -> bool {
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
         self.content_length && self.transfer_encoding
     }
 
     /// The request line has not ended yet: what is too long is the request target.
-    pub(super) fn is_in_request_line(&self) -> bool {
+    #[must_use]
+    pub fn is_in_request_line(&self) -> bool {
         self.lines == 0
     }
 
-    fn line_ended(&mut self) {
-        let prefix = &self.prefix[..self.prefix_len];
+    /// Remembers the start of a line whose end has not come yet.
+    fn keep(&mut self, piece: &[u8]) {
+        let taken = piece.len().min(PREFIX_MAX - self.prefix_len);
+        self.prefix[self.prefix_len..self.prefix_len + taken].copy_from_slice(&piece[..taken]);
+        self.prefix_len += taken;
+    }
+
+    /// `line`: all of it, or as much as [`HeadScan::keep`] kept.
+    fn line_ended(&mut self, line: &[u8]) {
         // An empty line before the request line is allowed (RFC 9112, 2.2); the one after the fields ends the head.
-        let empty = prefix.is_empty() || prefix == b"\r";
+        let empty = line.is_empty() || line == b"\r";
         self.complete = empty && self.lines > 0;
         self.lines += u32::from(!empty);
-        self.content_length |= starts_with(prefix, b"content-length:");
-        self.transfer_encoding |= starts_with(prefix, b"transfer-encoding:");
-        self.prefix_len = 0;
+        self.content_length |= is_field(line, b"content-length");
+        self.transfer_encoding |= is_field(line, b"transfer-encoding");
     }
 }
 
-fn starts_with(line: &[u8], name: &[u8]) -> bool {
-    line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(name)
+/// The colon is looked at first: few lines have it at that place.
+fn is_field(line: &[u8], name: &[u8]) -> bool {
+    line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 pub mod accept;
 pub mod conn;
-mod head;
+#[doc(hidden)] // public for benches/micro
+pub mod head;
 mod io;
 pub mod runtime;
 pub mod socket;

@@ -272,12 +272,14 @@ impl Batcher {
         if self.gate == Gate::Down {
             return;
         }
+        // `None`: the machine has not been up for so long.
+        let oldest = now.checked_sub(self.patience);
         while batch.keys.len() < BATCH_MAX {
             let Some(key) = self.waiting.pop_front() else { break };
             let entry = &mut self.entries[key];
             if entry.state == State::Abandoned {
                 self.entries.remove(key);
-            } else if now.saturating_duration_since(entry.queued_at) > self.patience {
+            } else if oldest.is_some_and(|oldest| entry.queued_at < oldest) {
                 self.refuse(key, Refused::Unavailable);
             } else {
                 entry.state = State::Sent;
