@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Requests that wait, and nothing else: opens COUNT connections to HOST:PORT, and later sends one POST on each.
+
+    bench-hold.py HOST PORT COUNT
+
+Commands come on standard input, one a line; each is answered by one line on standard output when it is done:
+`connect` opens the connections, `send` sends the requests. Answers are never read. The end of the input, or of the
+process, closes the connections. Source addresses 127.0.0.2, 127.0.0.3, … so that ports suffice.
+"""
+
+import socket
+import sys
+
+# Connections per source address: well below the kernel's range of local ports (28,000).
+PER_ADDRESS = 20_000
+# More connections at once than a listener's backlog takes would wait for a retry of the SYN.
+TIMEOUT_SECONDS = 20
+
+
+def main() -> None:
+    host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    connections: list[socket.socket] = []
+    for line in sys.stdin:
+        if line.strip() == "connect":
+            for number in range(count):
+                source = (f"127.0.0.{2 + number // PER_ADDRESS}", 0)
+                connections.append(socket.create_connection((host, port), TIMEOUT_SECONDS, source))
+        elif line.strip() == "send":
+            for number, connection in enumerate(connections):
+                body = b'{"action":"get_gift_code","nonce":"held-%d"}' % number
+                head = b"POST /queue HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n" % (host.encode(), len(body))
+                connection.sendall(head + body)
+        else:
+            sys.exit(f"unknown command: {line.strip()}")
+        print("done", flush=True)
+
+
+main()
