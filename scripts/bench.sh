@@ -98,6 +98,7 @@ prepare() {
   bench_require jq curl python3 ss
   bench_init
   bench_build load bare-hyper kafka-ping thousandx
+  EXE_BARE_HYPER=$(bench_executable bench bare-hyper)
   EXE_KAFKA_PING=$(bench_executable bench kafka-ping)
   commit=$(git -C "$REPO" rev-parse --short=12 HEAD 2>/dev/null) || commit=unknown
   RESULTS=${RESULTS:-$REPO/benches/results/$(date -u +%Y-%m-%d)-$commit}

@@ -18,7 +18,7 @@ PROCESS_COLOURS = {"server": BLUE, "kafka": ORANGE, "worker": GREEN, "redis": RE
 INK, GRID = "#222222", "#DDDDDD"
 FONT = "font-family='system-ui, sans-serif'"
 # Room around a panel: for its title, and for what stands beside its axes.
-TOP, BOTTOM, LEFT, RIGHT = 78, 58, 70, 86
+TOP, BOTTOM, LEFT, RIGHT = 84, 58, 74, 110
 # Labels closer than this would run into each other.
 LABEL_HEIGHT = 14
 
@@ -47,7 +47,7 @@ def throughput(results: Results) -> str | None:
     if not lines:
         return None
     top = max(high for _, _, points in lines for _, _, (_, high) in points)
-    picture = Picture("Whole round trips per second against connections", subtitle(results), 760, 420)
+    picture = Picture("Whole round trips per second against connections", subtitle(results), 860, 420)
     panel = picture.panel(0, 1, "", Log(1, 10_000), Linear(0, top))
     panel.axes("connections, one request at a time on each", "answers/s", thousands)
     for label, colour, points in lines:
@@ -130,7 +130,7 @@ def subtitle(results: Results) -> str:
     host = facts.get("host", {})
     quick = ", QUICK RUN: not figures to quote" if facts.get("quick") else ""
     return (
-        f"{host.get('cores')} cores of {host.get('cpu')}, shared by server, Kafka, Redis, worker and load; "
+        f"{host.get('cores')} cores of {host.get('cpu')} for everything; "
         f"commit {str(facts.get('commit'))[:12]}, {str(facts.get('date'))[:10]}{quick}"
     )
 
@@ -162,7 +162,10 @@ class Log:
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
         self.high = max(self.high, self.low + 1)
-        self.ticks = [10.0**exponent for exponent in range(self.low, self.high + 1)]
+        # Over two decades or fewer, marks between them too.
+        factors = (1, 2, 5) if self.high - self.low <= 2 else (1,)
+        self.ticks = [factor * 10.0**exponent for exponent in range(self.low, self.high) for factor in factors]
+        self.ticks.append(10.0**self.high)
 
     def at(self, value: float) -> float:
         return (math.log10(max(value, 10.0**self.low)) - self.low) / (self.high - self.low)
@@ -192,8 +195,8 @@ class Picture:
         """One of `count` panels side by side, with scales `x` and `y`."""
         width = self.width / count
         left, right = width * index + LEFT, width * (index + 1) - RIGHT
-        self.text(left, TOP - 4, title, size=13, weight="600")
-        return Panel(self, (left, right), (self.height - BOTTOM, TOP + 14), x, y)
+        self.text(left, TOP - 8, title, size=13, weight="600")
+        return Panel(self, (left, right), (self.height - BOTTOM, TOP + 26), x, y)
 
     def svg(self) -> str:
         return "\n".join([
@@ -225,7 +228,7 @@ class Panel:
             self.picture.text(x, bottom + 20, thousands(tick), "middle")
         self.picture.add(f"<path d='M{left:.1f} {bottom}H{right:.1f}' stroke='{INK}'/>")
         self.picture.text((left + right) / 2, bottom + 42, x_label, "middle")
-        self.picture.text(left - 8, top - 10, y_label, "end", GREY)
+        self.picture.text(left - 54, top - 14, y_label, colour=GREY)
 
     def line(self, points: list, colour: str, label: str) -> None:
         self.lines([(points, colour, label)])

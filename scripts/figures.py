@@ -93,17 +93,17 @@ def loads(results: Results) -> str:
 
 
 def peers(results: Results) -> str:
-    steps = results.steps("peers")
     rows = []
-    for step in steps:
-        ratio = median(by_round(steps[0], step, server_cpu))
-        parts = step["median"]["cpu_us_per_request"]
-        own = parts.get("server") or parts.get("server+worker+broker")
-        rows.append([
-            step["name"], number(step["median"]["rps"]), number(own), number(ratio),
-            number(step["median"]["latency_us"]["p50"] / 1e3), number(step["median"]["latency_us"]["p99"] / 1e3), bad(step),
-        ])  # fmt: skip
-    heads = ["1,000 connections, in turns", "2xx/s", "server CPU µs/request", "ours ÷ this one's", "p50 ms", "p99", "bad"]
+    for peer in results.sections.get("peers", {}).get("peers", []):
+        for step in peer["steps"]:
+            ratios = peer["ratios"] if step["name"] != "server" else {}
+            own = step["median"]["cpu_us_per_request"].get("server")
+            us = step["median"]["latency_us"]
+            rows.append([
+                f"**{step['name']}**" if ratios else "server, in the same rounds", number(step["median"]["rps"]), spread(ratios.get("rps")),
+                number(own), spread(ratios.get("cpu_us_per_request")), number(us["p50"] / 1e3), number(us["p99"] / 1e3), bad(step),
+            ])  # fmt: skip
+    heads = ["1,000 connections, in turns", "2xx/s", "ours ÷ its", "server CPU µs/request", "ours ÷ its", "p50 ms", "p99", "bad"]
     return rows and "### Peers\n\n" + table(heads, rows)
 
 
@@ -181,7 +181,8 @@ def throughput_target(results: Results, section: str, least: int) -> list[str]:
 
 
 def cpu_target(results: Results) -> list[str]:
-    ratio = results.sections.get("peers", {}).get("ratios", {}).get("cpu_us_per_request") or {}
+    peers = results.sections.get("peers", {}).get("peers", [])
+    ratio = next((peer["ratios"]["cpu_us_per_request"] for peer in peers if peer["name"] == "bare-hyper"), None) or {}
     return row("T2", "server CPU per request ≤ 1.6 × bare hyper's", ratio.get("median"), lambda v: v <= 1.6, "{} ×")
 
 
@@ -252,6 +253,10 @@ def row(name: str, target: str, value: float | None, met, text: str, otherwise: 
 
 def bad(step: dict) -> int:
     return step["total"]["bad"] + step["total"]["bad_in_warmup"]
+
+
+def spread(ratio: dict | None) -> str:
+    return f"{number(ratio['median'])} [{number(ratio['min'])}–{number(ratio['max'])}]" if ratio else ""
 
 
 def number(value: float | None) -> str:

@@ -10,11 +10,14 @@ process, closes the connections. Source addresses 127.0.0.2, 127.0.0.3, … so t
 
 import socket
 import sys
+import time
 
 # Connections per source address: well below the kernel's range of local ports (28,000).
 PER_ADDRESS = 20_000
 # More connections at once than a listener's backlog takes would wait for a retry of the SYN.
 TIMEOUT_SECONDS = 20
+# Requests are sent evenly, so many a second: a burst of thousands would measure the burst.
+RATE = 5_000
 
 
 def main() -> None:
@@ -26,7 +29,9 @@ def main() -> None:
                 source = (f"127.0.0.{2 + number // PER_ADDRESS}", 0)
                 connections.append(socket.create_connection((host, port), TIMEOUT_SECONDS, source))
         elif line.strip() == "send":
+            start = time.monotonic()
             for number, connection in enumerate(connections):
+                time.sleep(max(0, start + number / RATE - time.monotonic()))
                 body = b'{"action":"get_gift_code","nonce":"held-%d"}' % number
                 head = b"POST /queue HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n" % (host.encode(), len(body))
                 connection.sendall(head + body)

@@ -52,6 +52,7 @@ step_median() {
 
 # step_note STEP JSON: an object that goes into the step's result beside the load generator's numbers.
 step_note() {
+  [[ -n $2 ]] || die "$1: what was to be noted could not be found out"
   echo "$2" >>"$BENCH_TMP/$1.notes"
 }
 
@@ -89,6 +90,13 @@ start_server() {
   bench_wait_ready "$name" "$BENCH_PID"
 }
 
+# start_echo: bare hyper alone.
+start_echo() {
+  bench_spawn echo "$EXE_BARE_HYPER" --listen 127.0.0.1:0
+  BENCH_CPU=("server=$BENCH_PID")
+  bench_wait_ready echo "$BENCH_PID"
+}
+
 # start_backend_without_worker: topics exist and Kafka and Redis are accounted for.
 start_backend_without_worker() {
   local name pid _
@@ -109,7 +117,7 @@ pid_of() {
 
 # rss_kib PID: resident memory.
 rss_kib() {
-  sed -n 's/^VmRSS: *\([0-9]*\).*/\1/p' "/proc/$1/status"
+  sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$1/status"
 }
 
 # cpu_ticks PID: user and system time so far, in clock ticks.
