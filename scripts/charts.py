@@ -18,7 +18,8 @@ PROCESS_COLOURS = {"server": BLUE, "kafka": ORANGE, "worker": GREEN, "redis": RE
 INK, GRID = "#222222", "#DDDDDD"
 FONT = "font-family='system-ui, sans-serif'"
 # Room around a panel: for its title, and for what stands beside its axes.
-TOP, BOTTOM, LEFT, RIGHT = 84, 58, 74, 110
+TOP, BOTTOM, LEFT, RIGHT = 84, 58, 74, 128
+CPU_CONNECTIONS_MIN = 100
 # Labels closer than this would run into each other.
 LABEL_HEIGHT = 14
 
@@ -47,7 +48,7 @@ def throughput(results: Results) -> str | None:
     if not lines:
         return None
     top = max(high for _, _, points in lines for _, _, (_, high) in points)
-    picture = Picture("Whole round trips per second against connections", subtitle(results), 860, 420)
+    picture = Picture("Whole round trips per second against connections", subtitle(results), 880, 420)
     panel = picture.panel(0, 1, "", Log(1, 10_000), Linear(0, top))
     panel.axes("connections, one request at a time on each", "answers/s", thousands)
     for label, colour, points in lines:
@@ -64,7 +65,7 @@ def latency(results: Results) -> str | None:
     if not stacks:
         return None
     everything = [value for _, _, steps in stacks for step in steps for value in step["median"]["latency_us"].values()]
-    picture = Picture("Latency against load, requests due at fixed times", subtitle(results), 960, 420)
+    picture = Picture("Latency against load, requests due at fixed times", subtitle(results), 1000, 420)
     for index, (_, label, steps) in enumerate(stacks):
         rates = [step["rate"] for step in steps]
         x = Linear(0, max(rates) * 1.05)
@@ -81,6 +82,9 @@ def latency(results: Results) -> str | None:
 def cpu(results: Results) -> str | None:
     bars = []
     for step in results.steps("kafka"):
+        # Below so many connections each request wakes a sleeping broker: a hundred times the other bars.
+        if step["connections"] < CPU_CONNECTIONS_MIN or not step["median"]["rps"]:
+            continue
         parts = step["median"]["cpu_us_per_request"]
         name = f"{step['connections']:,} connections"
         if step["mode"] == "open":
@@ -115,7 +119,7 @@ def waiting(results: Results) -> str | None:
     cost = [(step["waiting"], step["median"]["cpu_us_per_request"]["server"]) for step in steps]
     memory = [(step["waiting"], step["bytes_per_waiting_request"] / 1024) for step in steps]
     connected = [(step["waiting"], step["bytes_per_connection"] / 1024) for step in steps]
-    picture = Picture("What requests that wait cost", subtitle(results), 960, 420)
+    picture = Picture("What requests that wait cost", subtitle(results), 1000, 420)
     panel = picture.panel(0, 2, "CPU of the server per request beside them", x, Linear(0, max(y for _, y in cost) * 1.2))
     panel.axes("requests that wait", "µs", short)
     panel.line(cost, BLUE, "server")

@@ -41,7 +41,7 @@ def main() -> None:
     for name, (_, source) in ASSUMED.items():
         print(f"| `{name}` | {values[name]:.3g} | {source if measured.get(name) else 'assumption'} |")
     print(f"\n{args.rate:,.0f} requests/s and {args.cores:g} cores per instance, {args.brokers} brokers:\n")
-    print("| instances | routing | requests/s | cores for foreign replies, each | MB/s in, each | most requests/s, all "
+    print("| instances | routing | requests/s | cores for foreign replies, each | MB/s in, each | most requests/s of all "
           "| cores of Redis | cores of Kafka | cores of workers | connections to brokers | first limit |")  # fmt: skip
     print("| --- " * 11 + "|")
     for instances in INSTANCES:

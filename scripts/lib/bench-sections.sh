@@ -83,18 +83,20 @@ ping() {
   report=$(timeout --foreground "$((MEASURED + OVERTIME_SECONDS))" "$EXE_KAFKA_PING" --seconds "$((MEASURED > 2 ? MEASURED - 2 : 1))") ||
     die "the bare ping-pong failed"
   echo "$report" >>"$BENCH_TMP/$1.pings"
-  step_note "$1" "$(jq -s -c '{pings: ., median: {latency_us: (map(.latency_us.p50) | sort | .[(length - 1) / 2 | floor] | {p50: .})}}' "$BENCH_TMP/$1.pings")"
+  step_note "$1" "$(jq -s -c 'def mid: sort | .[(length - 1) / 2 | floor];
+    {pings: ., median: {latency_us: {p50: (map(.latency_us.p50) | mid), p99: (map(.latency_us.p99) | mid)}}}' \
+    "$BENCH_TMP/$1.pings")"
 }
 
 # === peers (T2)
 
 section_peers() {
-  local peer rounds options
+  local peer turns options
   for peer in "${PEER_NAMES[@]}"; do
     # The ratio to bare hyper is a target; the others differ by more than any noise.
-    rounds=$ROUNDS
-    [[ $peer != bare-hyper ]] || rounds=$PEER_ROUNDS
-    options=(--kafka --peer "$peer" --runs "$rounds")
+    turns=$ROUNDS
+    [[ $peer != bare-hyper ]] || turns=$PEER_ROUNDS
+    options=(--kafka --peer "$peer" --runs "$turns")
     if $QUICK; then options+=(--quick); fi
     # It has a Kafka and a Redis of its own, and ends them.
     STATS_FILE="$BENCH_TMP/peers.json" "$REPO/scripts/load.sh" "${options[@]}" >"$BENCH_TMP/$peer.log" 2>&1 ||
@@ -123,6 +125,7 @@ section_refusals() {
     run_load bare-hyper --connections "$PEAK_CONNECTIONS"
     bench_stop_last
   done
+  step_note refusing '{"settings":{"RATE_LIMIT_CAPACITY":"1"}}'
   write_section refusing bare-hyper
   bench_stop_all
 }
@@ -156,6 +159,8 @@ waiting_step() {
   rss_idle=$(rss_kib "$server")
   hold_start "$waiting"
   hold connect
+  # A first request each, so that what HTTP keeps per connection is there before the waiting begins.
+  hold greet
   rss_connected=$(rss_kib "$server")
   hold send
   wait_in_flight "$waiting"
@@ -168,7 +173,7 @@ waiting_step() {
   step_note "waiting-$waiting" "$(jq -n -c --argjson waiting "$waiting" --argjson idle "$rss_idle" \
     --argjson connected "$rss_connected" --argjson rss "$rss_waiting" --argjson cpu "$cpu" \
     --argjson still "$(metric "$BENCH_URL" thousandx_in_flight)" \
-    '{waiting: $waiting, waiting_at_the_end: $still, rss_kib: {idle: $idle, connected: $connected, waiting: $rss},
+    '{settings: {REDIS_TIMEOUT_MS: "2000", KAFKA_GIFT_CODE_TIMEOUT: "300"}, waiting: $waiting, waiting_at_the_end: $still, rss_kib: {idle: $idle, connected: $connected, waiting: $rss},
       bytes_per_connection: (($connected - $idle) * 1024 / $waiting | round),
       bytes_per_waiting_request: (($rss - $connected) * 1024 / $waiting | round), cpu_us_per_s_at_rest: $cpu}')"
   # Worker, those who wait (their connections end), server.
@@ -258,7 +263,7 @@ section_routing() {
 # routing_step ROUTING PARTITIONS PARTITIONS: load on both instances, then on the first one only: what the second one
 # does then, it does for replies that are not its own.
 routing_step() {
-  local routing=$1 url pid before load
+  local routing=$1 url pid before load index
   url=() pid=()
   SERVER_NAME=first REPLY_ROUTING=$routing REPLY_PARTITIONS=$2 start_server
   url[1]=$BENCH_URL pid[1]=$BENCH_PID
@@ -267,19 +272,22 @@ routing_step() {
   url[2]=$BENCH_URL pid[2]=$BENCH_PID
   first_answer
 
-  before=$(instance_counts "${url[1]}" "${pid[1]}")
+  before=()
+  for index in 1 2; do before[index]=$(instance_counts "${url[index]}" "${pid[index]}"); done
   BENCH_CPU=("server=${pid[1]}") BENCH_URL=${url[1]}
   run_load "$routing-both-1" --rate $((ROUTING_RATE / 2)) --connections "$BESIDE_CONNECTIONS" &
   load=$!
   BENCH_CPU=("server=${pid[2]}") BENCH_URL=${url[2]}
   run_load "$routing-both-2" --rate $((ROUTING_RATE / 2)) --connections "$BESIDE_CONNECTIONS"
   wait "$load" || note_fault "$routing-both-1"
-  step_note "$routing-both-1" "$(counts_since "$before" "${url[1]}" "${pid[1]}")"
+  for index in 1 2; do
+    step_note "$routing-both-$index" "$(counts_since "${before[index]}" "${url[index]}" "${pid[index]}")"
+  done
 
-  before=$(instance_counts "${url[2]}" "${pid[2]}")
+  before[2]=$(instance_counts "${url[2]}" "${pid[2]}")
   BENCH_CPU=("server=${pid[1]}") BENCH_URL=${url[1]}
   run_load "$routing-one" --rate "$ROUTING_RATE" --connections "$BESIDE_CONNECTIONS"
-  step_note "$routing-one" "$(counts_since "$before" "${url[2]}" "${pid[2]}")"
+  step_note "$routing-one" "$(counts_since "${before[2]}" "${url[2]}" "${pid[2]}")"
   bench_stop_last && bench_stop_last
 }
 
