@@ -16,7 +16,7 @@ readonly BESIDE_CONNECTIONS=200
 readonly ROUTING_RATE=10000
 readonly RESULT_PARTITIONS=8
 # As scripts/load.sh --peer knows them.
-readonly PEER_NAMES=(bare-hyper naive python)
+readonly PEER_NAMES=(bare-hyper naive python spring)
 
 # === throughput and latency against load (T1, T3)
 
@@ -200,11 +200,11 @@ await_worker() {
 # === from one shard to two (T6)
 
 section_shards() {
-  local round rate last=$(($(nproc) - 1)) others
+  local round rate last=$(($(nproc) - 1)) others own=false
   others=$last
   # With four cores or more the server has two of its own; with fewer it shares them with everything else, and only
   # its CPU time per request says how well two shards do.
-  if (($(nproc) >= 4)); then others="2-$last"; fi
+  if (($(nproc) >= 4)); then others="2-$last" own=true; fi
   bench_start_backend
   pin_backend "$others"
   bench_start_pinned 2 "0-1"
@@ -216,17 +216,17 @@ section_shards() {
   for ((round = 1; round <= PEER_ROUNDS; round++)); do
     bench_start_pinned 1 0
     run_load shards-1 --rate $((rate / 2)) --connections $((PEAK_CONNECTIONS / 2))
-    $QUICK || run_load closed-1 --connections "$PEAK_CONNECTIONS"
+    ! $own || run_load closed-1 --connections "$PEAK_CONNECTIONS"
     bench_stop_last
     bench_start_pinned 2 "0-1"
     run_load shards-2 --rate "$rate" --connections "$PEAK_CONNECTIONS"
-    $QUICK || run_load closed-2 --connections "$PEAK_CONNECTIONS"
+    ! $own || run_load closed-2 --connections "$PEAK_CONNECTIONS"
     bench_stop_last
   done
   # shellcheck disable=SC2034 # read by run_load
   GENERATOR=()
   pin_backend "0-$last"
-  step_note shards-2 "$(jq -n -c --argjson own "$(($(nproc) >= 4 ? 1 : 0))" '{server_cores_of_its_own: ($own == 1)}')"
+  step_note shards-2 "$(jq -n -c --argjson own "$own" '{server_cores_of_its_own: $own}')"
   write_section shards-1 shards-2 closed-1 closed-2
   rm -f "$BENCH_TMP/peak-2.runs"
   bench_stop_all
