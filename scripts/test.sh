@@ -129,6 +129,7 @@ step_smoke() {
   local binary="${CARGO_TARGET_DIR:-$REPO/target}/release/thousandx"
   # The step before has just built it from the same files.
   [[ -f $RUN/released ]] || cargo build --release --locked --bin thousandx
+  check_profiles "$binary"
   smoke "$binary"
 }
 
@@ -174,6 +175,15 @@ test_targets() {
     path=${path#tests/}
     path=${path%/main.rs}
     echo "${path%.rs}"
+  done
+}
+
+# Every settings file that is shipped still loads.
+check_profiles() {
+  local binary=$1 profile
+  for profile in profiles/*.env; do
+    echo "$profile: $(env -i KAFKA_BOOTSTRAP_SERVERS=localhost:9092 REDIS_URL=redis://localhost \
+      "$binary" config --check --for serve --env-file "$profile")"
   done
 }
 

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""What limits many instances, from the constants that scripts/bench.sh measured: scale.py [DIR] [--rate N] [--cores N].
+
+DIR is a results directory (default: the newest in benches/results). Prints the table of docs/SCALE.md. The model is the
+one that the page states; what was not measured is taken from ASSUMED and marked.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
+from bench_results import Results  # noqa: E402
+
+REPO = Path(__file__).resolve().parent.parent
+INSTANCES = (1, 10, 100, 1000)
+# Used for what the results do not have: (value, where it would come from).
+ASSUMED = {
+    "server_us": (17.0, "kafka, closed-1000: CPU of the server per request"),
+    "redis_us": (2.0, "kafka, closed-1000: CPU of Redis per request, one acquire and one release"),
+    "kafka_us": (10.0, "kafka, closed-1000: CPU of the broker per request, one task and one reply"),
+    "worker_us": (3.2, "kafka, closed-1000: CPU of the sample worker per request"),
+    "foreign_us": (0.5, "routing: CPU of an instance per reply that is not its own"),
+    "foreign_bytes": (250.0, "routing: bytes from the broker per reply that is not its own"),
+    "connections": (3.0, "routing: connections of an instance to a cluster of one broker"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", nargs="?", type=Path, default=newest())
+    parser.add_argument("--rate", type=float, default=5_000, help="requests/s per instance (5000)")
+    parser.add_argument("--cores", type=float, default=2, help="cores of an instance (2)")
+    parser.add_argument("--brokers", type=int, default=3, help="brokers of the cluster (3)")
+    args = parser.parse_args()
+    measured = constants(Results(args.directory)) if args.directory else {}
+    values = {name: measured.get(name) or value for name, (value, _) in ASSUMED.items()}
+    print(f"Constants from {args.directory or 'assumptions only'}:\n")
+    print("| constant | value | from |\n| --- | --- | --- |")
+    for name, (_, source) in ASSUMED.items():
+        print(f"| `{name}` | {values[name]:.3g} | {source if measured.get(name) else 'assumption'} |")
+    print(f"\n{args.rate:,.0f} requests/s and {args.cores:g} cores per instance, {args.brokers} brokers:\n")
+    print("| instances | routing | requests/s | cores for foreign replies, each | MB/s in, each | most requests/s of all "
+          "| cores of Redis | cores of Kafka | cores of workers | connections to brokers | first limit |")  # fmt: skip
+    print("| --- " * 11 + "|")
+    for instances in INSTANCES:
+        for routing in ("shared", "partition"):
+            print(simulate(Model(**values), instances, routing, args).row())
+
+
+@dataclass
+class Model:
+    """µs of CPU time per request or per foreign reply, bytes per foreign reply, connections per instance and broker."""
+
+    server_us: float
+    redis_us: float
+    kafka_us: float
+    worker_us: float
+    foreign_us: float
+    foreign_bytes: float
+    connections: float
+
+
+@dataclass
+class Outcome:
+    instances: int
+    routing: str
+    total: float
+    foreign_cores: float
+    foreign_mb: float
+    most: float
+    redis_cores: float
+    kafka_cores: float
+    worker_cores: float
+    connections: int
+    limit: str
+
+    def row(self) -> str:
+        return (
+            f"| {self.instances:,} | `{self.routing}` | {self.total:,.0f} | {self.foreign_cores:.2f} | {self.foreign_mb:,.1f} "
+            f"| {self.most:,.0f} | {self.redis_cores:.2f} | {self.kafka_cores:.1f} | {self.worker_cores:.1f} "
+            f"| {self.connections:,} | {self.limit} |"
+        )
+
+
+def simulate(model: Model, instances: int, routing: str, args: argparse.Namespace) -> Outcome:
+    total = args.rate * instances
+    # With shared routing everybody reads everybody's replies; with partition routing nobody does.
+    others = (instances - 1) if routing == "shared" else 0
+    foreign = args.rate * others
+    # Both kinds of work fill the instance's cores: rate * (server_us + others * foreign_us) = cores.
+    most = args.cores * 1e6 / (model.server_us + others * model.foreign_us) * instances
+    redis_most = 1e6 / model.redis_us
+    limits = {"CPU of the instances": most, "Redis, one core": redis_most}
+    if foreign:
+        # 1 Gbit/s per instance is what most clouds give a small one.
+        limits["1 Gbit/s per instance"] = 125e6 / (others * model.foreign_bytes) * instances
+    name, least = min(limits.items(), key=lambda limit: limit[1])
+    return Outcome(
+        instances, routing, total, foreign * model.foreign_us / 1e6, foreign * model.foreign_bytes / 1e6, least,
+        total * model.redis_us / 1e6,
+        # A reply is sent once per reader; that is the fan-out on the broker's side, at the reader's cost.
+        total * (model.kafka_us + others * model.foreign_us) / 1e6,
+        total * model.worker_us / 1e6, round(instances * model.connections * args.brokers), name,
+    )  # fmt: skip
+
+
+def constants(results: Results) -> dict[str, float]:
+    """What the results have, by the names of ASSUMED."""
+    found = {
+        f"{name}_us": results.get("kafka", "closed-1000", "median", "cpu_us_per_request", name)
+        for name in ("server", "redis", "kafka", "worker")
+    }
+    shared, own = (results.get("routing", f"{mode}-one", "counts") for mode in ("shared", "partition"))
+    if shared and own and shared["foreign"]:
+        # What the same instance costs at rest is not the foreign replies' fault.
+        found["foreign_us"] = max(shared["cpu_us"] - own["cpu_us"], 0) / shared["foreign"]
+        found["foreign_bytes"] = max(shared["bytes_from_brokers"] - own["bytes_from_brokers"], 0) / shared["foreign"]
+        found["connections"] = shared["broker_connections"]
+    return {name: value for name, value in found.items() if value}
+
+
+def newest() -> Path | None:
+    found = sorted((REPO / "benches/results").glob("*/"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+if __name__ == "__main__":
+    main()
