@@ -8,8 +8,10 @@ use std::time::Duration;
 use rdkafka::bindings as ffi;
 
 use super::conf::{events, guard};
-use super::raw::{self, RawCode};
-use super::{Code, Conf, Events, Handle, Message, TopicMetadata, c_name, consume_error, known, millis, object, ok};
+use super::raw::{self, RawCode, code_at};
+use super::{
+    Code, Conf, Events, Handle, Message, TopicMetadata, c_name, consume_error, each, known, millis, object, ok,
+};
 
 /// `RD_KAFKA_PARTITION_UA`, a macro that the bindings do not have: any partition.
 const UNASSIGNED: i32 = -1;
@@ -54,13 +56,13 @@ impl Consumer {
         Batch { raw: Vec::with_capacity(messages_max.max(1)), _handle: Arc::clone(&self.handle) }
     }
 
-    /// Replaces the content of `batch` by what is there: waits at most `wait` for the first message and not at all for
-    /// the others, because a batch call of librdkafka with a timeout always waits it out. Returns how many came.
-    pub fn consume(&self, batch: &mut Batch, wait: Duration) -> usize {
+    /// Replaces the content of `batch` by what is there, at most `messages_max` and what the batch was made for: waits at
+    /// most `wait` for the first message and not at all for the others, because a batch call of librdkafka with a timeout
+    /// always waits it out. Returns how many came.
+    pub fn consume(&self, batch: &mut Batch, messages_max: usize, wait: Duration) -> usize {
         batch.clear();
-        if self.append(batch, wait, 1) == 1 {
-            let room = batch.raw.capacity() - 1;
-            self.append(batch, Duration::ZERO, room);
+        if self.append(batch, wait, 1) == 1 && messages_max > 1 {
+            self.append(batch, Duration::ZERO, messages_max - 1);
         }
         batch.raw.len()
     }
@@ -103,11 +105,23 @@ impl Consumer {
         unsafe { consume_error(ffi::rd_kafka_incremental_unassign(self.handle.raw(), list.0.as_ptr())) }
     }
 
-    /// Goes back (or forward) to these positions; what was fetched already is dropped.
-    pub fn seek(&self, topic: &str, partitions: &[(i32, Position)], timeout: Duration) -> Result<(), Code> {
-        let list = List::of(topic, partitions)?;
+    /// Goes back (or forward) to these positions; what was fetched already is dropped. Each partition succeeds or fails
+    /// for itself: returns those that failed, which stay where they were.
+    pub fn seek(&self, topic: &str, partitions: &[(i32, Position)], timeout: Duration) -> Result<(), Vec<(i32, Code)>> {
+        let all_failed = |code| partitions.iter().map(|(partition, _)| (*partition, code)).collect::<Vec<_>>();
+        let list = List::of(topic, partitions).map_err(all_failed)?;
         // SAFETY: as in `assign_also`.
-        unsafe { consume_error(ffi::rd_kafka_seek_partitions(self.handle.raw(), list.0.as_ptr(), millis(timeout))) }
+        let whole = unsafe {
+            consume_error(ffi::rd_kafka_seek_partitions(self.handle.raw(), list.0.as_ptr(), millis(timeout)))
+        };
+        let mut failed = list.failed();
+        // Out of time: those that were not done are marked as under way. Anything else concerns all.
+        if let Err(code) = whole
+            && failed.is_empty()
+        {
+            failed = all_failed(code);
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
     /// Asks the leader for the first offset and the one after the last.
@@ -280,6 +294,18 @@ impl List {
             }
         }
         Ok(())
+    }
+
+    /// The partitions in which librdkafka has left an error.
+    fn failed(&self) -> Vec<(i32, Code)> {
+        // SAFETY: the list is ours and its count fits its array. Fields are read one by one, without a reference to the
+        // whole element: the code in it may be none of the enum's.
+        unsafe {
+            let list = self.0.as_ptr();
+            each((*list).elems, (*list).cnt)
+                .filter_map(|element| Some(((*element).partition, ok(code_at(&raw const (*element).err)).err()?)))
+                .collect()
+        }
     }
 }
 
