@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
@@ -20,12 +21,14 @@ use rdkafka::types::RDKafkaRespErr;
 use thousandx::config::{HeaderNames, KafkaSettings, ReplyRouting, TaskFormat, WorkerSettings};
 use thousandx::correlate::mailbox::{Receiver, mailbox};
 use thousandx::correlate::{CorrelationId, ShardAddress, Table};
+use thousandx::kafka::client;
+use thousandx::kafka::native::{Consumer, Events, Position};
 use thousandx::kafka::submit::Submitter;
 use thousandx::kafka::wire::{Completion, Outcome, Task, Undelivered};
 use thousandx::kafka::{self, KafkaHandle};
 use thousandx::lifecycle::Lifecycle;
 use thousandx::observe::metrics::Samples;
-use thousandx::worker::{self, GiftCode, Membership, WorkerCounts};
+use thousandx::worker::{self, Failure, GiftCode, Handler, Membership, WorkerAnswer, WorkerCounts, WorkerTask};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const INSTANCE: u32 = 0x1_2345;
@@ -46,10 +49,13 @@ struct Rig {
 
 impl Rig {
     fn start(format: TaskFormat) -> Self {
-        let cluster = MockCluster::new(1).unwrap();
-        for topic in ["tasks", "results"] {
-            cluster.create_topic(topic, 4, 1).unwrap();
-        }
+        let rig = Self::on(cluster(4), format);
+        eventually("ready", || rig.life.is_ready());
+        rig
+    }
+
+    /// Does not wait until it is ready.
+    fn on(cluster: Cluster, format: TaskFormat) -> Self {
         let settings = settings(cluster.bootstrap_servers(), format);
         let life = Lifecycle::new();
         let (sender, inbox) = mailbox(1_024);
@@ -58,12 +64,14 @@ impl Rig {
         let submitter = handle.submitter(0);
         let table = Table::new(ShardAddress { instance: INSTANCE, shard: 0 }, 10_000);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let rig = Self { cluster, settings, life, handle, submitter, inbox, table, runtime };
-        eventually("ready", || rig.life.is_ready());
-        rig
+        Self { cluster, settings, life, handle, submitter, inbox, table, runtime }
     }
 
     fn submit(&self, id: CorrelationId, body: &str) -> Result<(), Undelivered> {
+        self.submit_for(Duration::from_secs(10), id, body)
+    }
+
+    fn submit_for(&self, deadline: Duration, id: CorrelationId, body: &str) -> Result<(), Undelivered> {
         self.submitter.submit(&Task {
             id,
             body: body.as_bytes(),
@@ -71,7 +79,7 @@ impl Rig {
             traceparent: None,
             tracestate: None,
             client_request_id: None,
-            deadline_unix_ms: unix_ms() + 10_000,
+            deadline_unix_ms: unix_ms() + u64::try_from(deadline.as_millis()).unwrap(),
         })
     }
 
@@ -89,6 +97,28 @@ impl Rig {
             let _ = tokio::time::timeout(PATIENCE, all).await;
         });
         assert!(found.len() >= count, "{} completions, {count} wanted", found.len());
+        found
+    }
+
+    /// `count` tasks, one after the other as requests would come, as soon as tasks are taken.
+    fn take(&self, count: usize) -> Vec<CorrelationId> {
+        let mut ids = Vec::new();
+        eventually("tasks are taken", || {
+            let id = self.id();
+            if self.submitter.check().is_ok() && self.submit(id, "{}").is_ok() {
+                ids.push(id);
+            }
+            ids.len() == count
+        });
+        ids
+    }
+
+    /// What becomes of these tasks; others may be told of meanwhile.
+    fn outcomes(&mut self, ids: &[CorrelationId]) -> HashMap<CorrelationId, Outcome> {
+        let mut found = HashMap::new();
+        while !ids.iter().all(|id| found.contains_key(id)) {
+            found.extend(self.completions(1));
+        }
         found
     }
 
@@ -128,11 +158,15 @@ struct RunningWorker {
 
 impl RunningWorker {
     fn start(kafka: &KafkaSettings, membership: Membership) -> Self {
+        Self::start_with(kafka, membership, GiftCode)
+    }
+
+    fn start_with(kafka: &KafkaSettings, membership: Membership, handler: impl Handler) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(WorkerCounts::default()));
         let thread = std::thread::spawn({
             let (kafka, stop, counts) = (kafka.clone(), Arc::clone(&stop), Arc::clone(&counts));
             let settings = WorkerSettings { threads: 2, group: "workers".into() };
-            move || worker::run(&settings, &kafka, &Arc::new(GiftCode), membership, &stop, &counts).unwrap()
+            move || worker::run(&settings, &kafka, &Arc::new(handler), membership, &stop, &counts).unwrap()
         });
         Self { stop, counts, thread: Some(thread) }
     }
@@ -144,6 +178,28 @@ impl Drop for RunningWorker {
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
     }
+}
+
+/// A handler that takes its time.
+struct Slow(Duration);
+
+impl Handler for Slow {
+    fn handle(&self, _: &WorkerTask<'_>, answer: &mut WorkerAnswer) -> Result<(), Failure> {
+        let end = Instant::now() + self.0;
+        while Instant::now() < end {
+            std::thread::park_timeout(end.saturating_duration_since(Instant::now()));
+        }
+        answer.body.extend_from_slice(b"{}");
+        Ok(())
+    }
+}
+
+/// One broker, four partitions for tasks.
+fn cluster(results_partitions: i32) -> Cluster {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("tasks", 4, 1).unwrap();
+    cluster.create_topic("results", results_partitions, 1).unwrap();
+    cluster
 }
 
 fn settings(bootstrap: String, format: TaskFormat) -> KafkaSettings {
@@ -270,6 +326,110 @@ fn a_lost_broker_is_known_within_a_second_and_back_soon() {
         found.extend(rig.completions(1));
     }
     assert_eq!(json(&found[&id])["n"], 7);
+}
+
+#[test]
+fn from_before_the_broker_s_start_every_task_that_is_taken_is_answered() {
+    let cluster = cluster(16);
+    // To fix sixteen positions takes much longer than a task and its reply.
+    cluster.broker_round_trip_time(-1, Duration::from_millis(20)).unwrap();
+    cluster.broker_down(-1).unwrap();
+    let mut rig = Rig::on(cluster, TaskFormat::Headers);
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    assert_eq!(rig.submitter.check(), Err(Undelivered::Unavailable));
+    assert_eq!(rig.submit(rig.id(), "{}"), Err(Undelivered::Unavailable));
+    rig.cluster.broker_up(-1).unwrap();
+    let ids = rig.take(300);
+    let found = rig.outcomes(&ids);
+    assert!(ids.iter().all(|id| matches!(found[id], Outcome::Answer(_))));
+}
+
+#[test]
+fn a_reply_partition_without_a_leader_costs_no_answer() {
+    let cluster = cluster(3);
+    cluster.partition_leader("results", 1, None).unwrap();
+    let mut rig = Rig::on(cluster, TaskFormat::Headers);
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let ids = rig.take(100);
+    assert!(rig.life.is_ready());
+    assert!(rig.outcomes(&ids).values().all(|outcome| matches!(outcome, Outcome::Answer(_))));
+
+    // The mock cluster crashes when somebody reads from a partition that has lost its leader; that it gets one is fine.
+    rig.cluster.partition_leader("results", 1, Some(1)).unwrap();
+    let reader: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &rig.settings.bootstrap).create().unwrap();
+    eventually("the partition with its new leader is used", || {
+        rig.submit(rig.id(), "{}").unwrap();
+        reader.fetch_watermarks("results", 1, PATIENCE).is_ok_and(|(_, next)| next > 0)
+    });
+    let ids = rig.take(100);
+    let found = rig.outcomes(&ids);
+    assert!(ids.iter().all(|id| matches!(found[id], Outcome::Answer(_))));
+}
+
+#[test]
+fn a_slow_worker_skips_what_expires_meanwhile() {
+    let rig = Rig::start(TaskFormat::Headers);
+    for _ in 0..60 {
+        rig.submit_for(Duration::from_millis(500), rig.id(), "{}").unwrap();
+    }
+    let slow = Slow(Duration::from_millis(50));
+    let worker = RunningWorker::start_with(&rig.settings, Membership::Assigned, slow);
+    let counts = Arc::clone(&worker.counts);
+    eventually("all are answered or expired", || counts.answered.get() + counts.expired.get() >= 60);
+    // Two threads, ten each and the ones under way.
+    assert!(counts.answered.get() <= 22, "{} were answered", counts.answered.get());
+    assert_eq!(counts.answered.get() + counts.expired.get(), 60, "each once");
+}
+
+#[test]
+fn a_slow_worker_stops_soon_and_leaves_the_rest_to_the_next() {
+    const TASKS: u64 = 200;
+    let mut rig = Rig::start(TaskFormat::Headers);
+    let ids: Vec<_> = (0..TASKS).map(|_| rig.id()).collect();
+    for id in &ids {
+        rig.submit_for(Duration::from_mins(2), *id, "{}").unwrap();
+    }
+    let slow = Slow(Duration::from_millis(50));
+    let first = RunningWorker::start_with(&rig.settings, Membership::Group, slow);
+    // More than one round: what was left over of the first has been read again.
+    eventually("some are answered", || first.counts.answered.get() >= 12);
+    let (counts, stopped) = (Arc::clone(&first.counts), Instant::now());
+    drop(first);
+    let took = stopped.elapsed();
+    let answered = counts.answered.get();
+    assert!(answered < TASKS / 2, "{answered} before the stop, which took {took:?}");
+
+    let next = RunningWorker::start(&rig.settings, Membership::Group);
+    let found = rig.outcomes(&ids);
+    assert!(found.values().all(|outcome| matches!(outcome, Outcome::Answer(_))));
+    assert_eq!(answered + next.counts.answered.get(), TASKS, "each once");
+}
+
+#[test]
+fn a_seek_says_which_partitions_stay_where_they_were() {
+    struct Nobody;
+    impl Events for Nobody {}
+    let cluster = cluster(2);
+    let settings = settings(cluster.bootstrap_servers(), TaskFormat::Headers);
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &settings.bootstrap).create().unwrap();
+    for n in ["0", "1"] {
+        assert!(producer.send(BaseRecord::<[u8], str>::to("results").partition(0).payload(n)).is_ok());
+    }
+    producer.flush(PATIENCE).unwrap();
+    let consumer = Consumer::new(client::reply_reader(&settings).unwrap(), Arc::new(Nobody)).unwrap();
+    consumer.assign_also("results", &[(0, Position::Beginning)]).unwrap();
+    let mut batch = consumer.batch(1);
+    let mut read = || {
+        eventually("a record", || consumer.consume(&mut batch, 1, Duration::from_millis(10)) == 1);
+        batch.iter().next().map(|message| message.offset())
+    };
+    assert_eq!((read(), read()), (Some(0), Some(1)));
+    // Of the two only one is assigned.
+    let failed = consumer.seek("results", &[(0, Position::At(0)), (1, Position::At(0))], PATIENCE);
+    assert_eq!(failed.unwrap_err().iter().map(|(partition, _)| *partition).collect::<Vec<_>>(), [1]);
+    assert_eq!(read(), Some(0));
+    assert_eq!(consumer.seek("results", &[(0, Position::At(1))], PATIENCE), Ok(()));
+    assert_eq!(read(), Some(1));
 }
 
 #[test]

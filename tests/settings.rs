@@ -147,7 +147,7 @@ fn a_command_asks_only_for_what_it_uses() {
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
-    let cases: [(&str, &[(&str, &str)]); 10] = [
+    let cases: [(&str, &[(&str, &str)]); 14] = [
         ("KAFKA_DELIVERY_TIMEOUT_MS", &[("KAFKA_GIFT_CODE_TIMEOUT", "3")]),
         ("ADMIN_ADDR", &[("ADMIN_ADDR", "127.0.0.1:8000")]),
         ("ADMIN_ADDR", &[("ADMIN_ADDR", "0.0.0.0:9000"), ("PORT", "9000")]),
@@ -155,6 +155,10 @@ fn settings_that_contradict_each_other_are_refused() {
         ("RESULTS_TOPIC", &[("RESULTS_TOPIC", "tasks")]),
         ("MAX_URI_BYTES", &[("MAX_URI_BYTES", "16384")]),
         ("STATUS_HEADER", &[("STATUS_HEADER", "x-error"), ("ERROR_HEADER", "X-Error"), ("DEADLINE_HEADER", "x-error")]),
+        ("CORRELATION_HEADER", &[("CORRELATION_HEADER", "x-request-id")]),
+        ("STATUS_HEADER", &[("STATUS_HEADER", "Content-Type")]),
+        ("DEADLINE_HEADER", &[("DEADLINE_HEADER", "tracestate")]),
+        ("TASK_CONTENT_TYPES", &[("TASK_FORMAT", "json"), ("TASK_CONTENT_TYPES", "text/plain")]),
         ("MAX_BODY_BYTES", &[("KAFKA_CONFIG", "message.max.bytes=1048576")]),
         ("KAFKA_CONFIG", &[("KAFKA_CONFIG", "no.such.property=1")]),
         ("KAFKA_CONFIG", &[("KAFKA_CONFIG", "security.protocol=ssl")]),

@@ -160,7 +160,12 @@ async fn deliver(mut mailbox: mailbox::Receiver<Completion>, gateway: Rc<Gateway
         let mut batch = Some(batch);
         while let Some(completions) = batch {
             for Completion { id, outcome } in completions {
-                gateway.metrics.reply(gateway.table.complete(id, outcome));
+                // A task that did not get out is no reply, whoever still waited for it.
+                let is_reply = !matches!(outcome, Outcome::Undelivered(_));
+                let delivery = gateway.table.complete(id, outcome);
+                if is_reply {
+                    gateway.metrics.reply(delivery);
+                }
             }
             batch = mailbox.try_recv();
         }

@@ -16,6 +16,9 @@ use super::{
 /// headers (each short or cut), and the record's own framing, generously rounded up.
 const RECORD_OVERHEAD_BYTES: u64 = 16_384;
 
+/// Headers of a task, and of a reply, whose names are fixed.
+const CLIENTS_HEADERS: [&str; 4] = ["content-type", "traceparent", "tracestate", "x-request-id"];
+
 /// Reads and checks the settings of `command`. What is wrong is in the result's `problems`.
 #[must_use]
 pub fn load(command: Command, layers: &Layers<'_>) -> Loaded {
@@ -179,11 +182,16 @@ fn check_kafka(read: &mut Reader, config: &Config) {
             "the partitions of this instance, e.g. 0,1,4-7, because REPLY_ROUTING is partition",
         );
     }
+    // The body becomes part of the envelope's text: what is not looked at could be anything.
+    let takes_any = kafka.format == TaskFormat::Json && !http.opaque_types.is_empty();
+    if takes_any && read.is_sound(&["TASK_FORMAT", "TASK_CONTENT_TYPES"]) {
+        read.wrong("TASK_CONTENT_TYPES", "nothing, because TASK_FORMAT is json, whose tasks are JSON objects");
+    }
     check_headers(read, &kafka.headers);
     check_properties(read, kafka);
 }
 
-/// Two names for one header would make each hide the other.
+/// Two names for one header would make each hide the other, as would a name that the server uses anyway.
 fn check_headers(read: &mut Reader, names: &HeaderNames) {
     let headers = [
         ("CORRELATION_HEADER", &names.correlation),
@@ -197,6 +205,10 @@ fn check_headers(read: &mut Reader, names: &HeaderNames) {
         let twin = headers[..index].iter().find(|(_, other)| other == name);
         if let Some((other, _)) = twin.filter(|(other, _)| read.is_sound(&[setting, other])) {
             read.wrong(setting, &format!("another name than {other} has"));
+        }
+        let taken = CLIENTS_HEADERS.iter().find(|taken| taken.eq_ignore_ascii_case(name));
+        if let Some(taken) = taken.filter(|_| read.is_sound(&[setting])) {
+            read.wrong(setting, &format!("another name than {taken}, which carries what the client sent"));
         }
     }
 }

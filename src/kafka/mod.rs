@@ -101,6 +101,8 @@ pub fn start(
         reader_lost,
         assigned: BTreeSet::new(),
         complete_once: false,
+        left_over: BTreeSet::new(),
+        leaders_until: None,
         new_partition_wait: settings.new_partition_wait,
         tasks_known: watch::Known::default(),
         results_known: watch::Known::default(),

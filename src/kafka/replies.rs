@@ -56,7 +56,7 @@ impl Reader {
         let mut chunk = Chunk::default();
         let mut rounds: Vec<Vec<Completion>> = self.shards.iter().map(|_| Vec::new()).collect();
         while !stop.load(Ordering::Relaxed) {
-            let came = self.consumer.consume(&mut batch, READ_WAIT);
+            let came = self.consumer.consume(&mut batch, ROUND_RECORDS_MAX, READ_WAIT);
             if came == 0 {
                 continue;
             }

@@ -18,6 +18,10 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
+/// At the start, for how long partitions for replies that have no leader are waited for: a broker that starts gives them
+/// one after the other. After that the others do without them.
+const LEADERS_WAIT: Duration = Duration::from_secs(3);
+
 /// What the watcher looks at.
 pub(super) struct Watcher {
     pub producer: Producer,
@@ -31,8 +35,12 @@ pub(super) struct Watcher {
     pub reader_lost: Arc<AtomicBool>,
     /// Partitions whose position is fixed.
     pub assigned: BTreeSet<i32>,
-    /// Whether every partition had its position once: later ones are new and read from their beginning.
+    /// Whether every partition with a leader had its position once: later ones are new and read from their beginning...
     pub complete_once: bool,
+    /// ...except these, which were there already, without a leader.
+    pub left_over: BTreeSet<i32>,
+    /// When [`LEADERS_WAIT`] ends; set when a leader is missing for the first time.
+    pub leaders_until: Option<Instant>,
     /// How long after its appearance a partition is used: until then a worker would not read its tasks, or fail to
     /// send a reply to it.
     pub new_partition_wait: Duration,
@@ -50,6 +58,8 @@ pub(super) struct Known(BTreeMap<i32, Instant>);
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     routes: Routes,
+    /// Partitions of the results topic that have no leader now.
+    leaderless: BTreeSet<i32>,
     /// Names of topics, or partitions, that are not there.
     missing: Option<String>,
 }
@@ -65,37 +75,43 @@ impl Watcher {
         }
     }
 
+    /// The way back first: once the routes are there and the state is up, tasks go out, and their replies must be read.
     fn look(&mut self) {
         let topics = match self.producer.metadata(ANSWER_WAIT) {
             Ok(topics) => topics,
             Err(code) => return self.lost(code),
         };
         let mut found = judge(&topics, &self.tasks_topic, &self.results_topic, &self.routing);
-        let wanted = found.routes.replies.clone();
-        self.leave_out_added(&topics, &mut found.routes);
-        let leaderless = found.routes.tasks.is_empty();
+        let unread = self.look_at_replies(&found).err();
+        self.leave_out_unready(&topics, &mut found);
+        let (no_leader, no_reply) = (found.routes.tasks.is_empty(), found.routes.replies.is_empty());
         if self.health.set_routes(found.routes) {
             let routes = self.health.routes();
             tracing::info!(tasks = ?routes.tasks, replies = ?routes.replies, "Kafka partitions");
         }
+        match &unread {
+            Some(why) => self.health.set_replies(false, why),
+            None if no_reply => self.health.set_replies(false, "no partition for replies has a leader and a position"),
+            None => self.health.set_replies(true, ""),
+        }
         match &found.missing {
             Some(missing) => self.health.set_producer(State::TopicMissing, missing),
-            None if leaderless => self.health.set_producer(State::Down, "no partition of the tasks topic has a leader"),
+            None if no_leader => self.health.set_producer(State::Down, "no partition of the tasks topic has a leader"),
             None => self.health.set_producer(State::Up, ""),
         }
-        self.look_at_replies(&wanted, found.missing.as_deref());
     }
 
-    /// Takes what was added lately out of the routes. Replies are read from it all the same, and partitions that the
-    /// settings name are used as soon as they are there.
-    fn leave_out_added(&mut self, topics: &[TopicMetadata], routes: &mut Routes) {
+    /// Takes out of the routes what was added lately, and where a reply could not be read or sent. Replies are read from
+    /// added partitions all the same, and partitions that the settings name are used as soon as they are there.
+    fn leave_out_unready(&mut self, topics: &[TopicMetadata], found: &mut Found) {
         let now = Instant::now();
         let usable_from = now + self.new_partition_wait;
         self.tasks_known.note(topics, &self.tasks_topic, now, usable_from);
         self.results_known.note(topics, &self.results_topic, now, usable_from);
-        routes.tasks.retain(|partition| self.tasks_known.is_usable(*partition, now));
+        found.keep_readable(&self.assigned);
+        found.routes.tasks.retain(|partition| self.tasks_known.is_usable(*partition, now));
         if self.routing == ReplyRouting::Shared {
-            routes.replies.retain(|partition| self.results_known.is_usable(*partition, now));
+            found.routes.replies.retain(|partition| self.results_known.is_usable(*partition, now));
         }
     }
 
@@ -104,33 +120,38 @@ impl Watcher {
     fn lost(&self, code: Code) {
         self.health.set_producer(State::Down, code_text(code));
         self.health.set_replies(false, code_text(code));
+        // The reader's own connection may be lost without its having noticed yet.
+        self.reader_lost.store(true, Ordering::Relaxed);
         if code == Code::RD_KAFKA_RESP_ERR__TRANSPORT {
             self.producer_events.give_up();
         }
     }
 
-    fn look_at_replies(&mut self, wanted: &[i32], missing: Option<&str>) {
-        if let Some(missing) = missing {
-            self.forget_gone(wanted);
-            return self.health.set_replies(false, missing);
+    /// Whether replies can be read, or why not.
+    fn look_at_replies(&mut self, found: &Found) -> Result<(), String> {
+        if let Some(missing) = &found.missing {
+            self.forget_gone(&found.routes.replies);
+            return Err(missing.clone());
         }
-        if let Err((what, code)) = self.assign(wanted) {
+        if let Err((what, code)) = self.assign(found) {
             tracing::debug!(what, error = code_text(code), "reply partitions");
-            return self.health.set_replies(false, code_text(code));
+            if !self.complete_once {
+                return Err(code_text(code).to_owned());
+            }
         }
         if self.reader_lost.swap(false, Ordering::Relaxed)
             && let Err(code) = self.consumer.metadata(ANSWER_WAIT)
         {
             self.reader_lost.store(true, Ordering::Relaxed);
-            return self.health.set_replies(false, code_text(code));
+            return Err(code_text(code).to_owned());
         }
-        self.complete_once = true;
-        self.health.set_replies(true, "");
+        Ok(())
     }
 
     /// A partition that is not there any more has no position: when its topic is made again, its offsets begin anew,
     /// and a reader that goes on at the old one would miss the first replies.
     fn forget_gone(&mut self, there: &[i32]) {
+        self.left_over.retain(|partition| there.contains(partition));
         let gone: Vec<i32> = self.assigned.iter().copied().filter(|partition| !there.contains(partition)).collect();
         if gone.is_empty() {
             return;
@@ -143,13 +164,21 @@ impl Watcher {
 
     /// Gives every wanted partition that has none a position as an absolute number: "latest" would be looked up some
     /// time after the first task was sent, and skip its reply.
-    fn assign(&mut self, wanted: &[i32]) -> Result<(), (&'static str, Code)> {
-        for partition in wanted {
+    ///
+    /// A partition that was added later may hold replies from before we saw it, and is read from its beginning. One that
+    /// had no leader when the others got their positions may be long: it goes on from its end, once it has a leader.
+    fn assign(&mut self, found: &Found) -> Result<(), (&'static str, Code)> {
+        for partition in &found.routes.replies {
             if self.assigned.contains(partition) {
                 continue;
             }
-            // A partition that was added later may hold replies from before we saw it.
-            let position = if self.complete_once {
+            let is_leaderless = found.leaderless.contains(partition);
+            let is_added = self.complete_once && !self.left_over.contains(partition);
+            if is_leaderless && !is_added {
+                self.left_over.insert(*partition);
+                continue;
+            }
+            let position = if is_added {
                 tracing::info!(partition, "a reply partition was added");
                 Position::Beginning
             } else {
@@ -160,8 +189,24 @@ impl Watcher {
                 .assign_also(&self.results_topic, &[(*partition, position)])
                 .map_err(|code| ("assign", code))?;
             self.assigned.insert(*partition);
+            self.left_over.remove(partition);
         }
+        if !self.complete_once && !self.left_over.is_empty() {
+            let now = Instant::now();
+            if now < *self.leaders_until.get_or_insert(now + LEADERS_WAIT) {
+                return Err(("leaders", Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE));
+            }
+        }
+        self.complete_once = true;
         Ok(())
+    }
+}
+
+impl Found {
+    /// A reply is asked for only where it is read, and where a worker can send it.
+    fn keep_readable(&mut self, assigned: &BTreeSet<i32>) {
+        let Self { routes, leaderless, .. } = self;
+        routes.replies.retain(|partition| assigned.contains(partition) && !leaderless.contains(partition));
     }
 }
 
@@ -186,6 +231,7 @@ fn judge(topics: &[TopicMetadata], tasks: &str, results: &str, routing: &ReplyRo
     let find = |name: &str| topics.iter().find(|topic| topic.name == name && topic.error.is_none());
     let mut missing = Vec::new();
     let mut routes = Routes::default();
+    let mut leaderless = BTreeSet::new();
     match find(tasks).filter(|topic| !topic.partitions.is_empty()) {
         Some(topic) => {
             routes.tasks = topic.partitions.iter().filter(|(_, leader)| *leader).map(|(id, _)| *id).collect();
@@ -196,6 +242,7 @@ fn judge(topics: &[TopicMetadata], tasks: &str, results: &str, routing: &ReplyRo
         None => missing.push(results.to_owned()),
         Some(topic) => {
             let there: Vec<i32> = topic.partitions.iter().map(|(id, _)| *id).collect();
+            leaderless = topic.partitions.iter().filter(|(_, leader)| !leader).map(|(id, _)| *id).collect();
             routes.replies = match routing {
                 ReplyRouting::Shared => there,
                 ReplyRouting::Partitions(own) => {
@@ -207,7 +254,7 @@ fn judge(topics: &[TopicMetadata], tasks: &str, results: &str, routing: &ReplyRo
         }
     }
     let missing = (!missing.is_empty()).then(|| missing.join(", "));
-    Found { routes, missing }
+    Found { routes, leaderless, missing }
 }
 
 #[cfg(test)]
@@ -219,10 +266,21 @@ mod tests {
     }
 
     #[test]
-    fn tasks_go_to_leaders_and_replies_to_every_partition() {
+    fn tasks_go_to_leaders_and_replies_are_wanted_from_every_partition() {
         let topics = [topic("tasks", &[true, false, true]), topic("results", &[true, false])];
         let found = judge(&topics, "tasks", "results", &ReplyRouting::Shared);
-        assert_eq!(found, Found { routes: Routes { tasks: vec![0, 2], replies: vec![0, 1] }, missing: None });
+        let routes = Routes { tasks: vec![0, 2], replies: vec![0, 1] };
+        assert_eq!(found, Found { routes, leaderless: [1].into(), missing: None });
+    }
+
+    #[test]
+    fn replies_are_asked_for_where_they_are_read_and_can_be_sent() {
+        let topics = [topic("tasks", &[true]), topic("results", &[true, true, false, true])];
+        for routing in [ReplyRouting::Shared, ReplyRouting::Partitions(vec![0, 1, 2])] {
+            let mut found = judge(&topics, "tasks", "results", &routing);
+            found.keep_readable(&[1, 2].into());
+            assert_eq!(found.routes.replies, [1], "0 and 3 have no position, 2 has no leader");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The sample worker: a real consumer-group member, at least once.
 
 pub mod handler;
+mod pace;
 mod replies;
 pub mod run;
 mod track;

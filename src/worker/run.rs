@@ -1,31 +1,32 @@
 //! poll → handle → produce the reply → commit.
 //!
 //! Each thread has a consumer and a producer of its own and shares nothing with the others but counters. A round is one
-//! batch of tasks; acknowledgements of earlier rounds are taken in between, and the offsets behind which everything is
-//! acknowledged are stored for the next commit.
+//! batch of tasks, as many as the handler does in a tenth of a second; acknowledgements of earlier rounds are taken in
+//! between, and the offsets behind which everything is acknowledged are stored for the next commit. What a round or a
+//! stop leaves over is not taken up: it comes again, here or at another worker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::handler::{Failure, Handler, WorkerAnswer, WorkerTask};
+use super::pace::{Pace, ROUND_TASKS_MAX, ROUND_TIME_MAX};
 use super::replies::{Fate, Quiet, Replies, Reports};
 use super::track::Tracker;
 use crate::config::{KafkaSettings, WorkerSettings};
 use crate::error::StartError;
 use crate::kafka::client;
-use crate::kafka::native::{Code, Consumer, Events, Message, Position, Producer, Revoked, code_name, code_text};
+use crate::kafka::native::{Batch, Code, Consumer, Events, Message, Position, Producer, Revoked, code_name, code_text};
 use crate::kafka::wire::{Layout, ReplyRecord};
+use crate::observe::clock::Clock;
 use crate::observe::metrics::Counter;
 
-/// Most tasks of one round.
-const ROUND_TASKS_MAX: usize = 1_024;
 /// How long a round waits for its first task; also how soon a stop is seen.
 const TASK_WAIT: Duration = Duration::from_millis(100);
 /// How long outstanding replies are waited for when partitions are taken away, or at the end.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
-/// How long a seek may take.
+/// How long a seek may take; one that fails is tried again.
 const SEEK_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to learn the partitions of the tasks topic.
 const METADATA_WAIT: Duration = Duration::from_millis(500);
@@ -108,6 +109,8 @@ struct Worker<H> {
     counts: Arc<WorkerCounts>,
     membership: Membership,
     answer: WorkerAnswer,
+    /// For warnings about partitions that cannot be rewound.
+    stuck: Quiet,
 }
 
 /// What the rebalance callback needs of its thread.
@@ -145,7 +148,8 @@ impl<H: Handler> Worker<H> {
         let consumer = Consumer::new(conf, progress.clone()).map_err(StartError::Kafka)?;
         let tasks_topic = kafka.tasks_topic.clone();
         let answer = WorkerAnswer::default();
-        Ok(Self { handler, consumer, replies, layout, tasks_topic, progress, counts, membership, answer })
+        let stuck = Quiet::default();
+        Ok(Self { handler, consumer, replies, layout, tasks_topic, progress, counts, membership, answer, stuck })
     }
 
     /// Works until `stop`; gives back the consumer, with everything committed, to leave the group.
@@ -159,15 +163,16 @@ impl<H: Handler> Worker<H> {
             return self.consumer;
         }
         let mut batch = self.consumer.batch(ROUND_TASKS_MAX);
+        let mut pace = Pace::default();
         while !stop.load(Ordering::Relaxed) {
             self.settle();
-            if self.consumer.consume(&mut batch, TASK_WAIT) == 0 {
+            self.rewind();
+            if self.consumer.consume(&mut batch, pace.tasks(), TASK_WAIT) == 0 {
                 continue;
             }
-            let now_unix_ms = now_unix_ms();
-            for message in batch.iter() {
-                self.take(&message, now_unix_ms);
-            }
+            let started = Instant::now();
+            let done = self.round(&batch, started, stop);
+            pace.learn(done, started.elapsed());
         }
         batch.clear();
         self.finish();
@@ -191,13 +196,34 @@ impl<H: Handler> Worker<H> {
         Ok(())
     }
 
+    /// Takes tasks until the batch or the time of a round is over, or a stop is wanted; the rest is given back. Returns
+    /// how many were taken.
+    fn round(&mut self, batch: &Batch, started: Instant, stop: &AtomicBool) -> usize {
+        // One clock read per task serves both: the end of the round, and the task's deadline in Unix time.
+        let clock = Clock::new();
+        let mut done = 0;
+        for message in batch.iter() {
+            let now = Instant::now();
+            if done > 0 && (now.duration_since(started) >= ROUND_TIME_MAX || stop.load(Ordering::Relaxed)) {
+                let mut tracker = lock(&self.progress.tracker);
+                for left in batch.iter().skip(done).filter(|left| left.error().is_none()) {
+                    tracker.give_back(left.partition(), left.offset());
+                }
+                break;
+            }
+            self.take(&message, clock.unix_ms_at(now));
+            done += 1;
+        }
+        done
+    }
+
     /// One task, or what came in its place.
     fn take(&mut self, message: &Message<'_>, now_unix_ms: u64) {
         if let Some(code) = message.error() {
             tracing::warn!(partition = message.partition(), code = code_name(code), "a tasks partition cannot be read");
             return;
         }
-        let ticket = lock(&self.progress.tracker).begin(message.partition(), message.offset());
+        let Some(ticket) = lock(&self.progress.tracker).begin(message.partition(), message.offset()) else { return };
         let Some(task) = self.layout.read_task(message.headers(), message.payload()) else {
             self.counts.hostile.inc();
             return lock(&self.progress.tracker).done(ticket);
@@ -228,22 +254,34 @@ impl<H: Handler> Worker<H> {
         result
     }
 
-    /// Takes the acknowledgements that came, stores how far the partitions are, and goes back where a reply was lost.
+    /// Takes the acknowledgements that came and stores how far the partitions are.
     fn settle(&self) {
         self.replies.producer.poll(Duration::ZERO);
-        let (next, again) = self.progress.settle();
+        let next = self.progress.settle();
         if self.membership == Membership::Group && !next.is_empty() {
             // A partition that was taken away meanwhile is somebody else's now: nothing to store.
             if let Err(code) = self.consumer.store(&self.tasks_topic, &next) {
                 tracing::debug!(error = code_text(code), "offsets were not stored");
             }
         }
-        if !again.is_empty() {
-            self.counts.rewound.add(again.len() as u64);
-            let positions: Vec<_> = again.iter().map(|(id, offset)| (*id, Position::At(*offset))).collect();
-            tracing::warn!(?again, "replies were lost: their tasks are read again");
-            if let Err(code) = self.consumer.seek(&self.tasks_topic, &positions, SEEK_WAIT) {
-                tracing::error!(error = code_text(code), "cannot go back: these tasks come again after a restart");
+    }
+
+    /// Goes back where a reply was lost or tasks were given back. A partition in which that fails stands still until the
+    /// next try: to go on would be to commit what was not answered.
+    fn rewind(&self) {
+        let again = lock(&self.progress.tracker).rewinds();
+        if again.is_empty() {
+            return;
+        }
+        let positions: Vec<_> = again.iter().map(|(id, offset)| (*id, Position::At(*offset))).collect();
+        let failed = self.consumer.seek(&self.tasks_topic, &positions, SEEK_WAIT).err().unwrap_or_default();
+        if let Some((_, code)) = failed.first() {
+            self.stuck.warn(*code, "going back failed and is tried again", "Kafka consumer of tasks");
+        }
+        let mut tracker = lock(&self.progress.tracker);
+        for (partition, _) in again {
+            if failed.iter().all(|(failed, _)| *failed != partition) {
+                tracker.rewound(partition);
             }
         }
     }
@@ -263,8 +301,8 @@ impl<H: Handler> Worker<H> {
 }
 
 impl Progress {
-    /// Applies the reports: `(partition, offset to go on from)` and `(partition, offset to read again from)`.
-    fn settle(&self) -> (Offsets, Offsets) {
+    /// Applies the reports: returns `(partition, offset to go on from)`.
+    fn settle(&self) -> Offsets {
         let (mut reports, mut next, mut again) = (Vec::new(), Vec::new(), Vec::new());
         self.reports.take(&mut reports);
         let mut tracker = lock(&self.tracker);
@@ -279,7 +317,11 @@ impl Progress {
             }
         }
         tracker.take_progress(&mut next);
-        (next, again)
+        if !again.is_empty() {
+            self.counts.rewound.add(again.len() as u64);
+            tracing::warn!(?again, "replies were lost: their tasks are read again");
+        }
+        next
     }
 }
 
@@ -295,7 +337,7 @@ impl Events for Progress {
     /// What was answered shall not be done again by the next owner: wait for the acknowledgements, then commit.
     fn revoked(&self, member: &Revoked<'_>) {
         let acknowledged = self.producer.flush(DRAIN_WAIT);
-        let (next, _) = self.settle();
+        let next = self.settle();
         let mut tracker = lock(&self.tracker);
         tracing::info!(acknowledged, lost = member.lost(), left = tracker.under_way(), "tasks partitions were taken");
         tracker.forget_all();
@@ -322,9 +364,4 @@ fn leave(consumer: &Consumer) {
 
 fn lock(tracker: &Mutex<Tracker>) -> std::sync::MutexGuard<'_, Tracker> {
     tracker.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

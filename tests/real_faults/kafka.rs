@@ -51,6 +51,26 @@ fn k1_down_at_start(kafka: &mut Kafka, stack: &mut Stack) {
     stack.assert_healed("K1");
 }
 
+/// Asked from the first moment on, a server refuses until it could read the reply: nobody waits for his deadline.
+#[test]
+fn k1_posting_from_before_the_server_is_ready() {
+    let kafka = Kafka::shared();
+    // Many positions have to be fixed before the first task may go out.
+    let (tasks, results) = (kafka.topic("tasks", 4), kafka.topic("results", 64));
+    let redis = RedisServer::start();
+    let _worker = checker(kafka, &tasks);
+    let server = settings(kafka, &tasks, &results, &redis.url()).start_unready();
+    let mut stack = Stack { redis, tasks, results, server };
+    for _ in 0..3 {
+        let load = stack.load();
+        row("K1", "first 200 under load", stack.until_served(Instant::now(), KAFKA_BACK_WITHIN));
+        row("K1", "64 good answers", many_served(&stack));
+        assert_sound(&load.stop(), &[200, 503]);
+        stack.until_idle(WAIT_MAX);
+        stack.server = settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()).start_unready();
+    }
+}
+
 fn k2_killed_under_load(kafka: &mut Kafka, stack: &mut Stack) {
     for round in ["K2 first", "K2 again"] {
         let load = stack.load();
@@ -233,6 +253,9 @@ fn k6_task_too_large_for_the_topic() {
     // Who travelled in one batch with a task that is too large is not told that his own is, but to send it again.
     let report = load.stop();
     assert_sound(&report, &[200, 503]);
+    // A task that the broker refused is no reply.
+    let delivered = stack.server.metric(r#"thousandx_replies_total{result="delivered"}"#);
+    assert!((delivered - f64::from(u32::try_from(report.count(200)).expect("few"))).abs() < 0.5, "{delivered}");
     row("K6", &format!("{} of {} small tasks had to be sent again", report.count(503), report.sent), slowest);
     stack.assert_healed("K6");
 }

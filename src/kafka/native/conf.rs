@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rdkafka::bindings as ffi;
 
 use super::consumer::on_rebalance;
-use super::{Code, Events, Message, object};
+use super::{Code, Events, Message, known, object, raw};
 
 /// A property that librdkafka does not take. Never shows the value, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +54,7 @@ impl Conf {
     /// The group's partitions are handed over by callback ([`Events::revoked`]): for a group member only.
     pub fn rebalance_by_callback(&mut self) {
         // SAFETY: the configuration is ours; the callback has the type that librdkafka calls.
-        unsafe { ffi::rd_kafka_conf_set_rebalance_cb(self.0.as_ptr(), Some(on_rebalance)) };
+        unsafe { raw::rd_kafka_conf_set_rebalance_cb(self.0.as_ptr(), Some(on_rebalance)) };
     }
 
     /// Delivery reports are wanted: for a producer only.
@@ -119,18 +119,18 @@ unsafe extern "C" fn on_report(
     opaque: *mut c_void,
 ) {
     // SAFETY: librdkafka passes a message that is valid during the call, and the client's opaque.
-    let (message, events) = unsafe { (Message::new(&*message), events(opaque)) };
+    let (message, events) = unsafe { (Message::new(message), events(opaque)) };
     guard("delivery report", || events.report(&message));
 }
 
 unsafe extern "C" fn on_error(rk: *mut ffi::rd_kafka_t, code: c_int, reason: *const c_char, opaque: *mut c_void) {
     let mut detail = [0; 256];
-    // SAFETY: librdkafka passes NUL-terminated text, the client's opaque, and as an int one of its own codes, which
-    // are what the bindings' enum lists. A fatal error is a general code whose real one is asked for.
+    // SAFETY: librdkafka passes the client, NUL-terminated text and the client's opaque; `detail` has the length given.
+    // A fatal error is a general code whose real one is asked for.
     let (code, reason, events) = unsafe {
-        let mut code = std::mem::transmute::<c_int, Code>(code);
+        let mut code = known(code);
         if code == Code::RD_KAFKA_RESP_ERR__FATAL {
-            code = ffi::rd_kafka_fatal_error(rk, detail.as_mut_ptr(), detail.len());
+            code = known(raw::rd_kafka_fatal_error(rk, detail.as_mut_ptr(), detail.len()));
         }
         (code, text(reason), events(opaque))
     };

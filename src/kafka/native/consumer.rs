@@ -8,7 +8,10 @@ use std::time::Duration;
 use rdkafka::bindings as ffi;
 
 use super::conf::{events, guard};
-use super::{Code, Conf, Events, Handle, Message, TopicMetadata, c_name, consume_error, millis, object, ok};
+use super::raw::{self, RawCode, code_at};
+use super::{
+    Code, Conf, Events, Handle, Message, TopicMetadata, c_name, consume_error, each, known, millis, object, ok,
+};
 
 /// `RD_KAFKA_PARTITION_UA`, a macro that the bindings do not have: any partition.
 const UNASSIGNED: i32 = -1;
@@ -40,7 +43,7 @@ impl Consumer {
         // SAFETY: the client is alive and a consumer. The first call lets the consumer's queue serve the callbacks of
         // the main queue too, so that one call serves everything.
         let queue = unsafe {
-            ok(ffi::rd_kafka_poll_set_consumer(handle.raw())).map_err(|code| super::code_text(code).to_owned())?;
+            ok(raw::rd_kafka_poll_set_consumer(handle.raw())).map_err(|code| super::code_text(code).to_owned())?;
             ffi::rd_kafka_queue_get_consumer(handle.raw())
         };
         let queue = NonNull::new(queue).ok_or_else(|| "group.id is not set".to_owned())?;
@@ -53,13 +56,13 @@ impl Consumer {
         Batch { raw: Vec::with_capacity(messages_max.max(1)), _handle: Arc::clone(&self.handle) }
     }
 
-    /// Replaces the content of `batch` by what is there: waits at most `wait` for the first message and not at all for
-    /// the others, because a batch call of librdkafka with a timeout always waits it out. Returns how many came.
-    pub fn consume(&self, batch: &mut Batch, wait: Duration) -> usize {
+    /// Replaces the content of `batch` by what is there, at most `messages_max` and what the batch was made for: waits at
+    /// most `wait` for the first message and not at all for the others, because a batch call of librdkafka with a timeout
+    /// always waits it out. Returns how many came.
+    pub fn consume(&self, batch: &mut Batch, messages_max: usize, wait: Duration) -> usize {
         batch.clear();
-        if self.append(batch, wait, 1) == 1 {
-            let room = batch.raw.capacity() - 1;
-            self.append(batch, Duration::ZERO, room);
+        if self.append(batch, wait, 1) == 1 && messages_max > 1 {
+            self.append(batch, Duration::ZERO, messages_max - 1);
         }
         batch.raw.len()
     }
@@ -82,7 +85,7 @@ impl Consumer {
         let mut list = List::new();
         list.add(topic, UNASSIGNED, None)?;
         // SAFETY: the client and the list are alive; librdkafka copies the list.
-        ok(unsafe { ffi::rd_kafka_subscribe(self.handle.raw(), list.0.as_ptr()) })
+        ok(unsafe { raw::rd_kafka_subscribe(self.handle.raw(), list.0.as_ptr()) })
     }
 
     /// Reads these partitions too, without a group. They must not be assigned yet.
@@ -102,11 +105,23 @@ impl Consumer {
         unsafe { consume_error(ffi::rd_kafka_incremental_unassign(self.handle.raw(), list.0.as_ptr())) }
     }
 
-    /// Goes back (or forward) to these positions; what was fetched already is dropped.
-    pub fn seek(&self, topic: &str, partitions: &[(i32, Position)], timeout: Duration) -> Result<(), Code> {
-        let list = List::of(topic, partitions)?;
+    /// Goes back (or forward) to these positions; what was fetched already is dropped. Each partition succeeds or fails
+    /// for itself: returns those that failed, which stay where they were.
+    pub fn seek(&self, topic: &str, partitions: &[(i32, Position)], timeout: Duration) -> Result<(), Vec<(i32, Code)>> {
+        let all_failed = |code| partitions.iter().map(|(partition, _)| (*partition, code)).collect::<Vec<_>>();
+        let list = List::of(topic, partitions).map_err(all_failed)?;
         // SAFETY: as in `assign_also`.
-        unsafe { consume_error(ffi::rd_kafka_seek_partitions(self.handle.raw(), list.0.as_ptr(), millis(timeout))) }
+        let whole = unsafe {
+            consume_error(ffi::rd_kafka_seek_partitions(self.handle.raw(), list.0.as_ptr(), millis(timeout)))
+        };
+        let mut failed = list.failed();
+        // Out of time: those that were not done are marked as under way. Anything else concerns all.
+        if let Err(code) = whole
+            && failed.is_empty()
+        {
+            failed = all_failed(code);
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
     /// Asks the leader for the first offset and the one after the last.
@@ -115,7 +130,7 @@ impl Consumer {
         // SAFETY: the client is alive, the name NUL-terminated, both results writable.
         ok(unsafe {
             let (rk, low, high) = (self.handle.raw(), &raw mut low, &raw mut high);
-            ffi::rd_kafka_query_watermark_offsets(rk, topic.as_ptr(), partition, low, high, millis(timeout))
+            raw::rd_kafka_query_watermark_offsets(rk, topic.as_ptr(), partition, low, high, millis(timeout))
         })?;
         Ok((low, high))
     }
@@ -138,7 +153,7 @@ impl Consumer {
     /// Leaves the group: revokes, commits what is stored and waits for the coordinator.
     pub fn close(&self) -> Result<(), Code> {
         // SAFETY: the client is alive; callbacks run on this thread.
-        ok(unsafe { ffi::rd_kafka_consumer_close(self.handle.raw()) })
+        ok(unsafe { raw::rd_kafka_consumer_close(self.handle.raw()) })
     }
 }
 
@@ -160,7 +175,7 @@ impl Batch {
     /// The messages, and errors among them ([`Message::error`]), in order.
     pub fn iter(&self) -> impl Iterator<Item = Message<'_>> {
         // SAFETY: each pointer came from librdkafka and is destroyed by `clear` only, which needs `&mut self`.
-        self.raw.iter().map(|raw| unsafe { Message::new(&**raw) })
+        self.raw.iter().map(|raw| unsafe { Message::new(*raw) })
     }
 
     /// Gives the messages back to librdkafka.
@@ -205,7 +220,7 @@ impl Revoked<'_> {
 
 pub(super) unsafe extern "C" fn on_rebalance(
     rk: *mut ffi::rd_kafka_t,
-    code: Code,
+    code: RawCode,
     partitions: *mut ffi::rd_kafka_topic_partition_list_t,
     opaque: *mut c_void,
 ) {
@@ -213,14 +228,14 @@ pub(super) unsafe extern "C" fn on_rebalance(
     // assignors are configured, so plain assign is the right answer to both kinds.
     unsafe {
         let events = events(opaque);
-        let (code, list) = if code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+        let (code, list) = if known(code) == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             let count = usize::try_from((*partitions).cnt).unwrap_or(0);
             guard("assigned", || events.assigned(count));
-            (ffi::rd_kafka_assign(rk, partitions), "given")
+            (raw::rd_kafka_assign(rk, partitions), "given")
         } else {
             let lost = ffi::rd_kafka_assignment_lost(rk) != 0;
             guard("revoked", || events.revoked(&Revoked { rk, lost, life: std::marker::PhantomData }));
-            (ffi::rd_kafka_assign(rk, ptr::null()), "taken away")
+            (raw::rd_kafka_assign(rk, ptr::null()), "taken away")
         };
         if let Err(code) = ok(code) {
             tracing::error!(error = super::code_text(code), "the partitions were {list}, and that failed");
@@ -235,15 +250,15 @@ fn store(rk: *mut ffi::rd_kafka_t, topic: &str, next: &[(i32, i64)]) -> Result<(
     }
     // SAFETY: callers pass a live client; the list is ours and alive. A partition that is not assigned any more gets
     // its own error in the list, which is what we want: skip it.
-    ok(unsafe { ffi::rd_kafka_offsets_store(rk, list.0.as_ptr()) })
+    ok(unsafe { raw::rd_kafka_offsets_store(rk, list.0.as_ptr()) })
 }
 
 fn commit(rk: *mut ffi::rd_kafka_t) -> Result<(), Code> {
     // SAFETY: callers pass a live client; null means all stored offsets.
-    match unsafe { ffi::rd_kafka_commit(rk, ptr::null(), 0) } {
+    match ok(unsafe { raw::rd_kafka_commit(rk, ptr::null(), 0) }) {
         // Nothing new since the last commit.
-        Code::RD_KAFKA_RESP_ERR__NO_OFFSET => Ok(()),
-        code => ok(code),
+        Err(Code::RD_KAFKA_RESP_ERR__NO_OFFSET) => Ok(()),
+        result => result,
     }
 }
 
@@ -279,6 +294,18 @@ impl List {
             }
         }
         Ok(())
+    }
+
+    /// The partitions in which librdkafka has left an error.
+    fn failed(&self) -> Vec<(i32, Code)> {
+        // SAFETY: the list is ours and its count fits its array. Fields are read one by one, without a reference to the
+        // whole element: the code in it may be none of the enum's.
+        unsafe {
+            let list = self.0.as_ptr();
+            each((*list).elems, (*list).cnt)
+                .filter_map(|element| Some(((*element).partition, ok(code_at(&raw const (*element).err)).err()?)))
+                .collect()
+        }
     }
 }
 

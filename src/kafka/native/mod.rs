@@ -12,6 +12,7 @@ mod conf;
 mod consumer;
 mod message;
 mod producer;
+mod raw;
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, NonNull};
@@ -24,6 +25,7 @@ pub use conf::{BadProperty, Conf};
 pub use consumer::{Batch, Consumer, Position, Revoked};
 pub use message::{Headers, Message};
 pub use producer::{HEADERS_MAX, Producer, Record, Topic};
+use raw::{NO_ERROR, RawCode, code_at, known};
 /// librdkafka's error codes, local ones (`RD_KAFKA_RESP_ERR__…`) and the broker's.
 pub use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 
@@ -65,7 +67,8 @@ pub struct TopicMetadata {
 /// The symbolic name of a code, e.g. `_MSG_TIMED_OUT`: a metric label.
 #[must_use]
 pub fn code_name(code: Code) -> &'static str {
-    // SAFETY: rd_kafka_err2name takes any code and returns a static NUL-terminated string.
+    // SAFETY: rd_kafka_err2name returns a static NUL-terminated string for every code that librdkafka knows, and the
+    // bindings' enum has no others (`known`).
     unsafe { CStr::from_ptr(ffi::rd_kafka_err2name(code)) }.to_str().unwrap_or("unknown")
 }
 
@@ -73,7 +76,7 @@ pub fn code_name(code: Code) -> &'static str {
 #[must_use]
 pub fn code_text(code: Code) -> &'static str {
     // SAFETY: rd_kafka_err2str takes any code and returns a NUL-terminated string that is static for codes that
-    // librdkafka knows; the bindings' enum has no others.
+    // librdkafka knows; the bindings' enum has no others (`known`).
     unsafe { CStr::from_ptr(ffi::rd_kafka_err2str(code)) }.to_str().unwrap_or("unknown error")
 }
 
@@ -118,11 +121,11 @@ impl Handle {
     fn metadata(&self, timeout: Duration) -> Result<Vec<TopicMetadata>, Code> {
         let mut found: *const ffi::rd_kafka_metadata = ptr::null();
         // SAFETY: the client is alive; a null topic means "all that are known here"; `found` is set on success only.
-        let code = unsafe { ffi::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &raw mut found, millis(timeout)) };
+        let code = unsafe { raw::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &raw mut found, millis(timeout)) };
         ok(code)?;
         // SAFETY: on success `found` is a valid structure until it is destroyed below; nothing borrowed from it leaves.
         unsafe {
-            let topics = slice((*found).topics, (*found).topic_cnt).iter().map(|topic| read_topic(topic)).collect();
+            let topics = each((*found).topics, (*found).topic_cnt).map(|topic| read_topic(topic)).collect();
             ffi::rd_kafka_metadata_destroy(found);
             Ok(topics)
         }
@@ -153,23 +156,28 @@ impl Drop for Handle {
 }
 
 /// # Safety
-/// `topic` and what it points to must be valid.
-unsafe fn read_topic(topic: &ffi::rd_kafka_metadata_topic) -> TopicMetadata {
-    // SAFETY: by the caller; librdkafka's names are NUL-terminated and its counts fit its arrays.
-    let (name, partitions) = unsafe { (CStr::from_ptr(topic.topic), slice(topic.partitions, topic.partition_cnt)) };
-    let mut partitions: Vec<_> = partitions.iter().map(|partition| (partition.id, partition.leader >= 0)).collect();
-    partitions.sort_unstable();
-    TopicMetadata { name: name.to_string_lossy().into_owned(), error: ok(topic.err).err(), partitions }
+/// `topic` and what it points to must be librdkafka's and alive.
+unsafe fn read_topic(topic: *const ffi::rd_kafka_metadata_topic) -> TopicMetadata {
+    // SAFETY: by the caller; librdkafka's names are NUL-terminated and its counts fit its arrays. Fields are read one by
+    // one, without a reference to the whole: the codes in it may be none of the enum's.
+    unsafe {
+        let name = CStr::from_ptr((*topic).topic).to_string_lossy().into_owned();
+        let error = ok(code_at(&raw const (*topic).err)).err();
+        let partitions = each((*topic).partitions, (*topic).partition_cnt);
+        let mut partitions: Vec<_> = partitions.map(|partition| ((*partition).id, (*partition).leader >= 0)).collect();
+        partitions.sort_unstable();
+        TopicMetadata { name, error, partitions }
+    }
 }
 
+/// Pointers to the elements of an array of C.
+///
 /// # Safety
-/// `first` must point to `count` valid values, or `count` be 0.
-unsafe fn slice<'a, T>(first: *const T, count: c_int) -> &'a [T] {
-    match usize::try_from(count) {
-        // SAFETY: by the caller.
-        Ok(count) if count > 0 && !first.is_null() => unsafe { std::slice::from_raw_parts(first, count) },
-        _ => &[],
-    }
+/// `first` must point to `count` values that outlive the iterator, or `count` be 0.
+unsafe fn each<T>(first: *const T, count: c_int) -> impl Iterator<Item = *const T> {
+    let count = if first.is_null() { 0 } else { usize::try_from(count).unwrap_or(0) };
+    // SAFETY: by the caller: below the count, so inside the array.
+    (0..count).map(move |index| unsafe { first.add(index) })
 }
 
 /// A constructor's result. librdkafka aborts the process itself when memory is out, so there always is one.
@@ -178,8 +186,9 @@ fn object<T>(made: *mut T) -> NonNull<T> {
 }
 
 /// A code as a result.
-fn ok(code: Code) -> Result<(), Code> {
-    if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(code) }
+#[inline]
+fn ok(code: RawCode) -> Result<(), Code> {
+    if code == NO_ERROR { Ok(()) } else { Err(known(code)) }
 }
 
 /// An error object as a result; frees it.
@@ -192,9 +201,9 @@ unsafe fn consume_error(error: *mut ffi::rd_kafka_error_t) -> Result<(), Code> {
     }
     // SAFETY: by the caller.
     unsafe {
-        let code = ffi::rd_kafka_error_code(error);
+        let code = raw::rd_kafka_error_code(error);
         ffi::rd_kafka_error_destroy(error);
-        Err(code)
+        Err(known(code))
     }
 }
 

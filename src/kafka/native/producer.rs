@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as ffi;
 
-use super::{Code, Conf, Events, Handle, TopicMetadata, c_name, consume_error, millis, ok};
+use super::{Code, Conf, Events, Handle, TopicMetadata, c_name, consume_error, millis, ok, raw};
 
 /// Most headers of one record: what a task can have, with room. Lets the argument list live on the stack.
 pub const HEADERS_MAX: usize = 12;
@@ -70,14 +70,14 @@ impl Producer {
     #[must_use]
     pub fn flush(&self, deadline: Duration) -> bool {
         // SAFETY: the client is alive and a producer.
-        ok(unsafe { ffi::rd_kafka_flush(self.handle.raw(), millis(deadline)) }).is_ok()
+        ok(unsafe { raw::rd_kafka_flush(self.handle.raw(), millis(deadline)) }).is_ok()
     }
 
     /// Gives up everything that is queued or under way; the reports follow by [`Producer::poll`].
     pub fn purge(&self) {
         let flags = ffi::RD_KAFKA_PURGE_F_QUEUE | ffi::RD_KAFKA_PURGE_F_INFLIGHT | ffi::RD_KAFKA_PURGE_F_NON_BLOCKING;
         // SAFETY: the client is alive and a producer. The code can only say that it is not.
-        let _ = unsafe { ffi::rd_kafka_purge(self.handle.raw(), flags) };
+        let _ = unsafe { raw::rd_kafka_purge(self.handle.raw(), flags) };
     }
 
     /// Records that wait for a broker, and reports that wait for a poll.
