@@ -124,7 +124,7 @@ impl Admin {
         match self.describe(name) {
             Ok(properties) => differences.extend(topic.differences(&properties)),
             Err(why) => {
-                eprintln!("warning: Kafka does not tell the properties of {name}, they are not compared: {why}")
+                eprintln!("warning: Kafka does not tell the properties of {name}, they are not compared: {why}");
             }
         }
         for difference in differences {
