@@ -126,7 +126,7 @@ impl Ends {
         let (mut batch, deadline) = (self.consumer.batch(BATCH), Instant::now() + ANSWER_TIMEOUT);
         let expected = format!("\"nonce\":{nonce}}}");
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            self.consumer.consume(&mut batch, left);
+            self.consumer.consume(&mut batch, BATCH, left);
             for message in batch.iter() {
                 let is_ours =
                     |(name, value): (&[u8], &[u8])| name == self.correlation.as_bytes() && value == id.as_bytes();
