@@ -32,6 +32,20 @@ fn topics_are_made_once_and_checked_then() {
     let (code, log) = run(&topics(kafka, 3, 2));
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("made-results exists with 2 partitions"), "{log}");
+    assert!(!log.contains("warning"), "nothing differs: {log}");
+    let other = topics(kafka, 3, 2)
+        .set("TOPIC_REPLICATION", "2")
+        .set("TOPIC_RETENTION_MS", "1000")
+        .set("MAX_BODY_BYTES", "2000000");
+    let (code, log) = run(&other);
+    assert_eq!(code, Some(0), "{log}");
+    for difference in [
+        "warning: made-tasks has replication 1, and TOPIC_REPLICATION asks for 2",
+        "warning: made-results has retention.ms=3600000, and TOPIC_RETENTION_MS asks for 1000",
+        "warning: made-results has max.message.bytes=1065088, and MAX_BODY_BYTES asks for 2016512",
+    ] {
+        assert!(log.contains(difference), "{difference}\nis missing in:\n{log}");
+    }
     assert_eq!(run(&topics(kafka, 2, 1)).0, Some(0), "more partitions than asked for are fine");
     let (code, log) = run(&topics(kafka, 3, 5));
     assert_eq!(code, Some(1), "{log}");
