@@ -119,7 +119,7 @@ impl Admin {
         let fewest = there.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
         let mut differences = Vec::new();
         if i32::try_from(fewest) != Ok(topic.replication) {
-            differences.push(format!("{fewest} replicas, and TOPIC_REPLICATION asks for {}", topic.replication));
+            differences.push(format!("replication {fewest}, and TOPIC_REPLICATION asks for {}", topic.replication));
         }
         match self.describe(name) {
             Ok(properties) => differences.extend(topic.differences(&properties)),

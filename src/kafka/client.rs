@@ -28,6 +28,9 @@ const REPLY_DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMIT_INTERVAL_MS: u32 = 1_000;
 /// A worker that says nothing for so long loses its partitions to the others; a restarted broker waits as long for
 /// the members that it remembers. The least that brokers take by default (`group.min.session.timeout.ms`).
+///
+/// A `group.instance.id` would shorten the second, and lengthen every ordinary stop: a static member does not leave its
+/// group (KIP-345), so that its partitions would rest for this long with each restart of a worker.
 const SESSION_TIMEOUT_MS: u32 = 6_000;
 /// Three heartbeats may be lost.
 const HEARTBEAT_MS: u32 = 1_500;

@@ -293,10 +293,16 @@ impl<H: Handler> Worker<H> {
         }
         self.settle();
         if self.membership == Membership::Group
-            && let Err(code) = self.consumer.commit()
+            && let Err(code) = self.commit()
         {
             tracing::warn!(error = code_text(code), "the last commit failed: some tasks will be done again");
         }
+    }
+
+    /// A commit that a busy broker did not answer, or that met a rebalance, is tried again: it saves work done twice.
+    fn commit(&self) -> Result<(), Code> {
+        let committed = (1..COMMIT_TRIES_MAX).find_map(|_| self.consumer.commit().ok());
+        committed.map_or_else(|| self.consumer.commit(), Ok)
     }
 }
 

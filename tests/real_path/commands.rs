@@ -40,7 +40,7 @@ fn topics_are_made_once_and_checked_then() {
     let (code, log) = run(&other);
     assert_eq!(code, Some(0), "{log}");
     for difference in [
-        "warning: made-tasks has 1 replicas, and TOPIC_REPLICATION asks for 2",
+        "warning: made-tasks has replication 1, and TOPIC_REPLICATION asks for 2",
         "warning: made-results has retention.ms=3600000, and TOPIC_RETENTION_MS asks for 1000",
         "warning: made-results has max.message.bytes=1065088, and MAX_BODY_BYTES asks for 2016512",
     ] {

@@ -1,6 +1,6 @@
 //! Listening, limits on input, and the drain.
 
-use super::{CLIENTS, Kind, Part, SERVER, SERVER_AND_PROBE, integer, ms, setting};
+use super::{CLIENTS, CLIENTS_AND_TOPICS, Kind, Part, SERVER, SERVER_AND_PROBE, integer, ms, setting};
 
 pub(super) static LISTENING: Part = Part {
     title: "Listening",
@@ -34,7 +34,7 @@ pub(super) static LIMITS: Part = Part {
             .default("10")
             .unit("seconds, fractions allowed")
             .help("Reply deadline: from the complete body to the worker's answer; then 504. Above the slowest honest worker."),
-        setting("MAX_BODY_BYTES", CLIENTS, integer(1, 100_000_000))
+        setting("MAX_BODY_BYTES", CLIENTS_AND_TOPICS, integer(1, 100_000_000))
             .default("1048576")
             .unit("bytes")
             .help("Largest request body; more gets 413. The brokers' and topics' message.max.bytes must allow it."),
