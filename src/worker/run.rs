@@ -26,6 +26,8 @@ use crate::observe::metrics::Counter;
 const TASK_WAIT: Duration = Duration::from_millis(100);
 /// How long outstanding replies are waited for when partitions are taken away, or at the end.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
+/// How often the last commit is tried.
+const COMMIT_TRIES_MAX: u32 = 3;
 /// How long a seek may take; one that fails is tried again.
 const SEEK_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to learn the partitions of the tasks topic.
