@@ -142,7 +142,6 @@ impl Ends {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(code: Code) -> anyhow::Error {
     anyhow::Error::msg(code_text(code))
 }
