@@ -109,9 +109,26 @@ prepare() {
 
 # run_section NAME: in a process of its own, so that a section that fails leaves the others alone.
 run_section() {
-  local command=("$REPO/scripts/bench.sh" --inside "$1")
+  local code=0 command=("$REPO/scripts/bench.sh" --inside "$1")
   [[ $(field 2 "$(row "$1")") != kafka ]] || command=("$REPO/scripts/stack.sh" up --exec "${command[@]}")
-  timeout --foreground "$SECTION_SECONDS_MAX" "${command[@]}"
+  # In a process group of its own, which `timeout` ends as a whole.
+  timeout --kill-after=30 "$SECTION_SECONDS_MAX" "${command[@]}" </dev/null &
+  SECTION_PID=$!
+  trap 'stop_section 130' INT
+  trap 'stop_section 143' TERM
+  wait "$SECTION_PID" || code=$?
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  return "$code"
+}
+
+# stop_section CODE: the end, in the middle of a section. Its stack may have been ending already, by a process that the
+# signal ended as well.
+stop_section() {
+  kill -TERM "$SECTION_PID" 2>/dev/null || true
+  wait "$SECTION_PID" || true
+  [[ -z $(ls "$THOUSANDX_CACHE/stack" 2>/dev/null) ]] || "$REPO/scripts/stack.sh" down
+  exit "$1"
 }
 
 inside() {

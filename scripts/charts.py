@@ -83,7 +83,8 @@ def cpu(results: Results) -> str | None:
     bars = []
     for step in results.steps("kafka"):
         # Below so many connections each request wakes a sleeping broker: a hundred times the other bars.
-        if step["connections"] < CPU_CONNECTIONS_MIN or not step["median"]["rps"]:
+        # Refusals are cheap, and would make an average look better than a round trip is.
+        if step["connections"] < CPU_CONNECTIONS_MIN or step["total"]["other"] or step["total"]["busy_429"]:
             continue
         parts = step["median"]["cpu_us_per_request"]
         name = f"{step['connections']:,} connections"
