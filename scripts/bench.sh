@@ -27,7 +27,7 @@ readonly SECTIONS=(
   'latency  | kafka    | one connection, and half load, beside a bare Kafka ping-pong (T3)'
   'refusals | kafka    | 429 against bare hyper, in turns (T4)'
   'waiting  | kafka    | memory and CPU against requests in flight (T5)'
-  'shards   | kafka    | one and two shards in turns, at equal load per shard (T6)'
+  'shards   | kafka    | one and two shards in turns (T6)'
   'routing  | kafka    | two instances: replies read and owned (T7)'
   'profiles | kafka    | the settings files of profiles/ in turns'
 )
@@ -88,7 +88,7 @@ lengths() {
   if $QUICK; then
     MEASURED=2 WARMUP=1 WARM_SECONDS=1 ROUNDS=1 PEER_ROUNDS=1
   else
-    MEASURED=5 WARMUP=2 WARM_SECONDS=5 ROUNDS=3 PEER_ROUNDS=5
+    MEASURED=5 WARMUP=2 WARM_SECONDS=10 ROUNDS=3 PEER_ROUNDS=5
   fi
 }
 

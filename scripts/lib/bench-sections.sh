@@ -201,26 +201,27 @@ await_worker() {
 # === from one shard to two (T6)
 
 section_shards() {
-  local round rate last=$(($(nproc) - 1)) others own=false
-  others=$last
-  # With four cores or more the server has two of its own; with fewer it shares them with everything else, and only
-  # its CPU time per request says how well two shards do.
-  if (($(nproc) >= 4)); then others="2-$last" own=true; fi
+  local round rate last=$(($(nproc) - 1)) own=false
+  # With four cores or more the server has two of its own. With fewer nothing is pinned, all share the cores, and only
+  # the server's CPU time per request says how well two shards do.
+  if (($(nproc) >= 4)); then own=true; fi
   bench_start_backend
-  pin_backend "$others"
-  bench_start_pinned 2 "0-1"
-  GENERATOR=(taskset -c "$others")
+  if $own; then
+    pin_backend "2-$last"
+    GENERATOR=(taskset -c "2-$last")
+  fi
+  start_shards 2 "$own"
   run_load peak-2 --connections "$PEAK_CONNECTIONS"
   bench_stop_last
   # Two shards at the load of one: each has smaller batches, so what it shows of the gain is a lower bound. At twice the
   # load, i.e. equal load per shard, the threads that shards share have larger batches: an upper bound.
   rate=$(step_median peak-2 'rps * 0.7 | floor')
   for ((round = 1; round <= PEER_ROUNDS; round++)); do
-    bench_start_pinned 1 0
+    start_shards 1 "$own"
     run_load shards-1 --rate $((rate / 2)) --connections $((PEAK_CONNECTIONS / 2))
     ! $own || run_load closed-1 --connections "$PEAK_CONNECTIONS"
     bench_stop_last
-    bench_start_pinned 2 "0-1"
+    start_shards 2 "$own"
     run_load shards-2-equal-load --rate $((rate / 2)) --connections $((PEAK_CONNECTIONS / 2))
     run_load shards-2 --rate "$rate" --connections "$PEAK_CONNECTIONS"
     ! $own || run_load closed-2 --connections "$PEAK_CONNECTIONS"
@@ -228,20 +229,20 @@ section_shards() {
   done
   # shellcheck disable=SC2034 # read by run_load
   GENERATOR=()
-  pin_backend "0-$last"
   step_note shards-2 "$(jq -n -c --argjson own "$own" '{server_cores_of_its_own: $own}')"
   write_section shards-1 shards-2-equal-load shards-2 closed-1 closed-2
   rm -f "$BENCH_TMP/peak-2.runs"
   bench_stop_all
 }
 
-# bench_start_pinned SHARDS CORES
-bench_start_pinned() {
+# start_shards SHARDS PIN: with PIN true, on as many cores from the first on.
+start_shards() {
   WORKERS=$1 start_server
-  taskset -a -c -p "$2" "$(pid_of server)" >/dev/null
+  ! $2 || taskset -a -c -p "0-$(($1 - 1))" "$(pid_of server)" >/dev/null
   first_answer
 }
 
+# pin_backend CORES
 pin_backend() {
   local entry
   for entry in "${BENCH_BACKEND[@]}"; do
