@@ -164,32 +164,15 @@ impl Watcher {
 
     /// Gives every wanted partition that has none a position as an absolute number: "latest" would be looked up some
     /// time after the first task was sent, and skip its reply.
-    ///
-    /// A partition that was added later may hold replies from before we saw it, and is read from its beginning. One that
-    /// had no leader when the others got their positions may be long: it goes on from its end, once it has a leader.
     fn assign(&mut self, found: &Found) -> Result<(), (&'static str, Code)> {
-        for partition in &found.routes.replies {
-            if self.assigned.contains(partition) {
-                continue;
-            }
-            let is_leaderless = found.leaderless.contains(partition);
-            let is_added = self.complete_once && !self.left_over.contains(partition);
-            if is_leaderless && !is_added {
-                self.left_over.insert(*partition);
-                continue;
-            }
-            let position = if is_added {
-                tracing::info!(partition, "a reply partition was added");
-                Position::Beginning
-            } else {
-                let marks = self.consumer.watermarks(&self.results_topic, *partition, ANSWER_WAIT);
-                Position::At(marks.map_err(|code| ("watermarks", code))?.1)
-            };
-            self.consumer
-                .assign_also(&self.results_topic, &[(*partition, position)])
-                .map_err(|code| ("assign", code))?;
-            self.assigned.insert(*partition);
-            self.left_over.remove(partition);
+        // All are asked for first: once some are assigned, each question waits behind a fetch on the same connection.
+        let positions = self.positions(found).map_err(|code| ("watermarks", code))?;
+        if !positions.is_empty() {
+            self.consumer.assign_also(&self.results_topic, &positions).map_err(|code| ("assign", code))?;
+        }
+        for (partition, _) in positions {
+            self.assigned.insert(partition);
+            self.left_over.remove(&partition);
         }
         if !self.complete_once && !self.left_over.is_empty() {
             let now = Instant::now();
@@ -199,6 +182,35 @@ impl Watcher {
         }
         self.complete_once = true;
         Ok(())
+    }
+
+    /// Positions for those that have none. At the start all or nothing; later a partition whose position cannot be learnt
+    /// waits for the next look, and the others go on.
+    ///
+    /// A partition that was added later may hold replies from before we saw it, and is read from its beginning. One that
+    /// had no leader when the others got their positions may be long: it goes on from its end, once it has a leader.
+    fn positions(&mut self, found: &Found) -> Result<Vec<(i32, Position)>, Code> {
+        let mut positions = Vec::new();
+        for partition in found.routes.replies.iter().copied() {
+            if self.assigned.contains(&partition) {
+                continue;
+            }
+            if self.complete_once && !self.left_over.contains(&partition) {
+                tracing::info!(partition, "a reply partition was added");
+                positions.push((partition, Position::Beginning));
+            } else if found.leaderless.contains(&partition) {
+                self.left_over.insert(partition);
+            } else {
+                match self.consumer.watermarks(&self.results_topic, partition, ANSWER_WAIT) {
+                    Ok((_, next)) => positions.push((partition, Position::At(next))),
+                    Err(code) if self.complete_once => {
+                        tracing::debug!(partition, error = code_text(code), "no position for a reply partition");
+                    }
+                    Err(code) => return Err(code),
+                }
+            }
+        }
+        Ok(positions)
     }
 }
 
