@@ -283,7 +283,8 @@ fn the_template_s_envelope_makes_the_round_trip() {
 fn a_group_member_goes_on_where_the_last_one_stopped() {
     let mut rig = Rig::start(TaskFormat::Headers);
     for _ in 0..2 {
-        let worker = RunningWorker::start(&rig.settings, Membership::Group);
+        // One: when a second comes late, the mock cluster refuses the first one's commits, and tasks are done again.
+        let worker = RunningWorker::start_with(&rig.settings, Membership::Group, 1, GiftCode);
         let ids: Vec<_> = (0..50).map(|_| rig.id()).collect();
         for id in &ids {
             rig.submit(*id, "{}").unwrap();
@@ -328,20 +329,39 @@ fn a_lost_broker_is_known_within_a_second_and_back_soon() {
     assert_eq!(json(&found[&id])["n"], 7);
 }
 
+/// With the broker there, and with one that comes while tasks are posted.
 #[test]
-fn from_before_the_broker_s_start_every_task_that_is_taken_is_answered() {
-    let cluster = cluster(16);
-    // To fix sixteen positions takes much longer than a task and its reply.
-    cluster.broker_round_trip_time(-1, Duration::from_millis(20)).unwrap();
-    cluster.broker_down(-1).unwrap();
-    let mut rig = Rig::on(cluster, TaskFormat::Headers);
-    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
-    assert_eq!(rig.submitter.check(), Err(Undelivered::Unavailable));
-    assert_eq!(rig.submit(rig.id(), "{}"), Err(Undelivered::Unavailable));
-    rig.cluster.broker_up(-1).unwrap();
-    let ids = rig.take(300);
-    let found = rig.outcomes(&ids);
-    assert!(ids.iter().all(|id| matches!(found[id], Outcome::Answer(_))));
+fn from_the_first_moment_every_task_that_is_taken_is_answered() {
+    for comes_later in [false, true] {
+        let cluster = cluster(16);
+        let settings = settings(cluster.bootstrap_servers(), TaskFormat::Headers);
+        let worker = RunningWorker::start(&settings, Membership::Assigned);
+        greet(&settings, &worker);
+        // To fix sixteen positions takes longer than a task and its reply.
+        cluster.broker_round_trip_time(-1, Duration::from_millis(10)).unwrap();
+        if comes_later {
+            cluster.broker_down(-1).unwrap();
+        }
+        let mut rig = Rig::on(cluster, TaskFormat::Headers);
+        assert_eq!(rig.submitter.check(), Err(Undelivered::Unavailable));
+        assert_eq!(rig.submit(rig.id(), "{}"), Err(Undelivered::Unavailable));
+        if comes_later {
+            rig.cluster.broker_up(-1).unwrap();
+        }
+        let ids = rig.take(300);
+        let found = rig.outcomes(&ids);
+        assert!(ids.iter().all(|id| matches!(found[id], Outcome::Answer(_))));
+    }
+}
+
+/// Waits until the worker reads every partition: it counts a record without an id on each.
+fn greet(settings: &KafkaSettings, worker: &RunningWorker) {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &settings.bootstrap).create().unwrap();
+    for partition in 0..4 {
+        assert!(producer.send(BaseRecord::<[u8], str>::to("tasks").partition(partition).payload("hello")).is_ok());
+    }
+    producer.flush(PATIENCE).unwrap();
+    eventually("the worker reads", || worker.counts.hostile.get() == 4);
 }
 
 #[test]
