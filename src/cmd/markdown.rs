@@ -49,7 +49,7 @@ const fn when(reject: &Reject) -> &'static str {
         Reject::MalformedReply => "the worker's reply has the request's id and cannot be read",
         Reject::LimiterUnavailable => "Redis does not answer within `REDIS_TIMEOUT_MS`, or refuses",
         Reject::BrokerUnavailable => {
-            "Kafka cannot be reached, or did not take the task within `KAFKA_DELIVERY_TIMEOUT_MS`"
+            "Kafka cannot be reached, replies cannot be read, or the task was not taken within `KAFKA_DELIVERY_TIMEOUT_MS`"
         }
         Reject::BrokerQueueFull => "`MAX_QUEUE_SIZE` requests wait already",
         Reject::TopicMissing => "the tasks or the results topic does not exist; `thousandx topics` creates it",
