@@ -55,7 +55,7 @@ impl Service {
         let life = Lifecycle::new();
         let registry = Arc::new(Registry::default());
         let shards = config.http.shards;
-        socket::fit_descriptors(config.http.connections_max);
+        let cap = ConnectionCap::new(socket::fit_descriptors(config.http.connections_max));
         let listeners = socket::listen(config.http.listen, shards)?;
         let address = listeners.first().map_or(Ok(config.http.listen), TcpListener::local_addr)?;
         let mut admin = config.http.admin.map(|address| socket::listen(address, 1)).transpose()?;
@@ -72,7 +72,6 @@ impl Service {
         let local =
             (limiter.kind == LimiterKind::Local).then(|| LocalLimiter::new(limiter.capacity, limiter.rate_per_s));
         let stop = Stop::default();
-        let cap = ConnectionCap::new(config.http.connections_max);
         let arriving = Arc::new(ByteBudget::new(config.http.buffered_bytes_max));
         let mut ends = Vec::new();
         for (index, (listener, mailbox)) in (0..shards).zip(listeners.into_iter().zip(mailboxes)) {

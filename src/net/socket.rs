@@ -33,9 +33,10 @@ pub fn ensure_free(address: SocketAddr) -> Result<(), StartError> {
     bound.and_then(|()| socket.listen(1)).map_err(|cause| StartError::Listen { address: address.to_string(), cause })
 }
 
-/// Raises the soft limit of file descriptors to what `connections` need, as far as the hard limit allows; says so when
-/// that is not enough, because connections would then stop at the limit instead of at `MAX_CONNECTIONS`.
-pub fn fit_descriptors(connections: usize) {
+/// Raises the soft limit of file descriptors to what `connections` need, as far as the hard limit allows. Returns how
+/// many connections fit: those beyond get 503, instead of taking the descriptors that Kafka and Redis need.
+#[must_use]
+pub fn fit_descriptors(connections: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_DESCRIPTORS);
     let allowed = limit.maximum.map_or(wanted, |hard| hard.min(wanted));
@@ -44,9 +45,14 @@ pub fn fit_descriptors(connections: usize) {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum });
     }
     let in_force = getrlimit(Resource::Nofile).current;
-    if let Some(descriptors) = in_force.filter(|soft| *soft < wanted) {
-        tracing::warn!(descriptors, wanted, "the limit of file descriptors (ulimit -n) is below MAX_CONNECTIONS");
-    }
+    let Some(descriptors) = in_force.filter(|soft| *soft < wanted) else { return connections };
+    let fitting = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(connections).max(1);
+    tracing::warn!(
+        descriptors,
+        connections = fitting,
+        "fewer than MAX_CONNECTIONS fit the file descriptors (ulimit -n)"
+    );
+    fitting
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
