@@ -1,13 +1,14 @@
 //! The way of a worker's replies: producing them, and learning which arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::track::Ticket;
 use crate::error::StartError;
 use crate::kafka::client;
 use crate::kafka::native::{Code, Events, Message, Producer, Record, Topic, code_name, code_text};
 use crate::kafka::wire::{Layout, ReplyRecord, TaskRecord};
+use crate::observe::log::Throttle;
 
 /// Reply topics whose handles are kept. A task names its topic itself, so somebody could name ever new ones.
 const TOPICS_MAX: usize = 16;
@@ -42,16 +43,19 @@ pub struct Reports {
 }
 
 /// One warning about Kafka per [`QUIET_FOR`]: while it is away, librdkafka reports it with every attempt to connect.
-#[derive(Default)]
-pub struct Quiet(Mutex<Option<Instant>>);
+pub struct Quiet(Throttle);
+
+impl Default for Quiet {
+    fn default() -> Self {
+        Self(Throttle::new(QUIET_FOR))
+    }
+}
 
 impl Quiet {
     /// Logs, or not.
     pub fn warn(&self, code: Code, reason: &str, whose: &'static str) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= QUIET_FOR) {
-            *last = Some(Instant::now());
-            tracing::warn!(code = code_name(code), reason, "{whose}");
+        if let Some(suppressed) = self.0.pass() {
+            tracing::warn!(code = code_name(code), reason, suppressed, "{whose}");
         }
     }
 }
