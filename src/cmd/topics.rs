@@ -160,7 +160,7 @@ fn connect(settings: &KafkaSettings) -> Result<AdminClient<DefaultClientContext>
         config.set(name, secret.expose());
     }
     // The crate's own text repeats the value, which may be a secret; ours names the property.
-    client::task_producer(settings)?;
+    client::task_producer(settings, settings.linger_ms)?;
     config.create().map_err(|_| StartError::Kafka("librdkafka refuses the settings".into()))
 }
 

@@ -39,10 +39,10 @@ const SOCKET_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 type Properties = Vec<(&'static str, String)>;
 
-/// The server's producer of tasks.
-pub fn task_producer(settings: &KafkaSettings) -> Result<Conf, StartError> {
+/// One lane of the server's producer of tasks.
+pub fn task_producer(settings: &KafkaSettings, linger_ms: f64) -> Result<Conf, StartError> {
     let mut list = common(settings);
-    producing(settings, &mut list);
+    producing(settings, linger_ms, &mut list);
     // Not acknowledged in this time: the client gets 503 while it still waits.
     list.push(("message.timeout.ms", ms(settings.delivery_timeout)));
     // A success needs no report: the reply is the report. Saves a queue operation per task.
@@ -79,10 +79,10 @@ pub fn task_consumer(settings: &KafkaSettings, worker: &WorkerSettings) -> Resul
     build(&list, settings)
 }
 
-/// The sample worker's producer of replies.
-pub fn reply_producer(settings: &KafkaSettings) -> Result<Conf, StartError> {
+/// One lane of the sample worker's producer of replies.
+pub fn reply_producer(settings: &KafkaSettings, linger_ms: f64) -> Result<Conf, StartError> {
     let mut list = common(settings);
-    producing(settings, &mut list);
+    producing(settings, linger_ms, &mut list);
     list.push(("message.timeout.ms", ms(REPLY_DELIVERY_TIMEOUT)));
     // Offsets are stored after the acknowledgement, so successes are reported too.
     list.push(("delivery.report.only.error", "false".into()));
@@ -137,7 +137,7 @@ fn largest_task(settings: &KafkaSettings) -> usize {
     settings.body_bytes_max + RECORD_OVERHEAD_BYTES
 }
 
-fn producing(settings: &KafkaSettings, list: &mut Properties) {
+fn producing(settings: &KafkaSettings, linger_ms: f64, list: &mut Properties) {
     let message_bytes = message_bytes_max(settings);
     let queue_kbytes = QUEUE_KBYTES_MIN.max(4 * message_bytes / 1024);
     list.extend([
@@ -145,8 +145,8 @@ fn producing(settings: &KafkaSettings, list: &mut Properties) {
         ("socket.timeout.ms", ms(settings.delivery_timeout.max(SOCKET_TIMEOUT_MIN))),
         // Durability against latency: the operator's choice.
         ("acks", settings.acks.clone()),
-        // 0 with one request in flight: what arrives while a batch is under way is the next batch.
-        ("linger.ms", settings.linger_ms.to_string()),
+        // By lane. 0 with one request in flight: what arrives while a batch is under way is the next batch.
+        ("linger.ms", linger_ms.to_string()),
         ("max.in.flight.requests.per.connection", settings.in_flight_max.to_string()),
         ("compression.type", settings.compression.clone()),
         // A full queue is a 503 at once instead of memory without end.
@@ -239,8 +239,8 @@ pub(super) mod tests {
         let worker = WorkerSettings { threads: 1, group: "workers".into() };
         for compression in ["none", "lz4", "snappy", "gzip"] {
             let settings = KafkaSettings { compression: compression.into(), ..settings() };
-            task_producer(&settings).unwrap();
-            reply_producer(&settings).unwrap();
+            task_producer(&settings, 0.0).unwrap();
+            reply_producer(&settings, 0.5).unwrap();
             reply_reader(&settings).unwrap();
             task_consumer(&settings, &worker).unwrap();
         }
@@ -250,7 +250,9 @@ pub(super) mod tests {
     fn a_bad_extra_property_is_named_and_its_value_is_not() {
         for (name, told) in [("sasl.pasword", "sasl.pasword"), ("linger.ms", "linger.ms")] {
             let extra = vec![(name.to_owned(), Secret::new("canary"))];
-            let Err(error) = task_producer(&KafkaSettings { extra, ..settings() }) else { panic!("{name} was taken") };
+            let Err(error) = task_producer(&KafkaSettings { extra, ..settings() }, 0.0) else {
+                panic!("{name} was taken")
+            };
             let text = format!("{error} {error:?}");
             assert!(text.contains(told) && !text.contains("canary"), "{text}");
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::health::Health;
-use super::native::{Code, Producer, code_name};
+use super::lanes::Lanes;
+use super::native::{Code, code_name};
 use crate::observe::metrics::{Collect, Counter, Samples};
 
 /// Numbers of the reader thread.
@@ -43,7 +44,7 @@ pub(super) struct KafkaCounts {
     pub errors: Arc<ProduceErrors>,
     pub replies: Arc<ReplyCounts>,
     pub health: Arc<Health>,
-    pub producer: Producer,
+    pub lanes: Lanes,
 }
 
 impl Collect for KafkaCounts {
@@ -55,7 +56,7 @@ impl Collect for KafkaCounts {
         for (code, count) in self.errors.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             samples.counter("thousandx_kafka_produce_errors", help, &[("code", code)], *count);
         }
-        let depth = i64::try_from(self.producer.queued()).unwrap_or(i64::MAX);
+        let depth = i64::try_from(self.lanes.queued()).unwrap_or(i64::MAX);
         samples.gauge("thousandx_kafka_queue_depth", "Tasks that wait for the broker's acknowledgement.", &[], depth);
         let up = i64::from(self.health.is_up());
         samples.gauge("thousandx_kafka_up", "1 while a broker answers.", &[], up);

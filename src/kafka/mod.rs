@@ -7,6 +7,7 @@ pub mod client;
 mod counts;
 pub mod embedded;
 mod health;
+pub mod lanes;
 pub mod native;
 pub mod replies;
 pub mod submit;
@@ -29,13 +30,14 @@ use crate::lifecycle::Part;
 use crate::observe::metrics::{Collect, Counter};
 use counts::{KafkaCounts, ProduceErrors, ReplyCounts};
 use health::Health;
-use native::{Consumer, Producer, code_text};
+use lanes::Lanes;
+use native::{Consumer, Events, code_text};
 use submit::{ProducerEvents, Sticky, Submitter, WayOut};
 use wire::{Completion, Layout};
 
 /// The running Kafka part of the server. Dropping it stops the threads without waiting; see [`KafkaHandle::close`].
 pub struct KafkaHandle {
-    producer: Producer,
+    lanes: Lanes,
     way: Arc<WayOut>,
     counts: Arc<KafkaCounts>,
     stop: Arc<AtomicBool>,
@@ -62,9 +64,10 @@ pub fn start(
     let stop = Arc::new(AtomicBool::new(false));
 
     let events = Arc::new(ProducerEvents::new(Arc::clone(&layout), Arc::clone(&health), Arc::clone(&errors)));
-    let producer = Producer::new(client::task_producer(settings)?, events.clone()).map_err(StartError::Kafka)?;
+    let callbacks: Arc<dyn Events> = events.clone();
+    let lanes = Lanes::new(settings, client::task_producer, &callbacks)?;
     let topic = |name: &str| {
-        producer.topic(name).map_err(|code| StartError::Kafka(format!("topic {name:?}: {}", code_text(code))))
+        lanes.topic(name).map_err(|code| StartError::Kafka(format!("topic {name:?}: {}", code_text(code))))
     };
     let way = Arc::new(WayOut {
         topic: topic(&settings.tasks_topic)?,
@@ -85,13 +88,13 @@ pub fn start(
         errors,
         replies: Arc::clone(&replies),
         health: Arc::clone(&health),
-        producer: producer.clone(),
+        lanes: lanes.clone(),
     });
 
     let reader =
         replies::Reader { consumer: Arc::clone(&consumer), layout, instance, shards: shards.clone(), counts: replies };
     let watcher = watch::Watcher {
-        producer: producer.clone(),
+        lanes: lanes.clone(),
         producer_events: Arc::clone(&events),
         consumer,
         health,
@@ -111,10 +114,10 @@ pub fn start(
     let reader_stop = Arc::clone(&stop);
     spawn("kafka-replies", move || reader.run(&reader_stop))?;
     spawn("kafka-watch", move || watcher.run(&watcher_stop))?;
-    let (delivery_producer, delivery_stop) = (producer.clone(), Arc::clone(&stop));
-    let deliver = move || submit::deliver(&delivery_producer, &events, &shards, &delivery_stop);
+    let (delivery_lanes, delivery_stop) = (lanes.clone(), Arc::clone(&stop));
+    let deliver = move || submit::deliver(&delivery_lanes, &events, &shards, &delivery_stop);
     let delivery = Some(spawn("kafka-delivery", deliver)?);
-    Ok(KafkaHandle { producer, way, counts, stop, _stop_watcher: stop_watcher, delivery })
+    Ok(KafkaHandle { lanes, way, counts, stop, _stop_watcher: stop_watcher, delivery })
 }
 
 impl KafkaHandle {
@@ -122,7 +125,11 @@ impl KafkaHandle {
     #[must_use]
     pub fn submitter(&self, shard: u8) -> Submitter {
         let produced = self.counts.produced.get(usize::from(shard)).cloned().unwrap_or_default();
-        Submitter { way: Arc::clone(&self.way), sticky: Arc::new(Sticky::default()), produced }
+        Submitter {
+            way: Arc::clone(&self.way),
+            sticky: Arc::new(Sticky::of_one_in(self.counts.produced.len())),
+            produced,
+        }
     }
 
     /// What `/metrics` reads.
@@ -135,10 +142,10 @@ impl KafkaHandle {
     /// threads. Returns how many tasks were still on their way. Never waits for librdkafka's destructor.
     pub fn close(mut self, deadline: Duration) -> usize {
         let end = Instant::now() + deadline;
-        if !self.producer.flush(deadline) {
-            tracing::warn!(tasks = self.producer.queued(), "tasks were not acknowledged before the end");
+        if !self.lanes.flush(deadline) {
+            tracing::warn!(tasks = self.lanes.queued(), "tasks were not acknowledged before the end");
         }
-        let left = self.producer.queued();
+        let left = self.lanes.queued();
         self.stop.store(true, Ordering::Relaxed);
         if let Some(delivery) = self.delivery.take() {
             // It posts the last failures; it ends within one poll, which a report cuts short.

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use super::counts::ProduceErrors;
 use super::health::{Health, State};
-use super::native::{Code, Events, Message, Producer, Record, Topic};
+use super::lanes::{Lane, LaneTopic, Lanes, Meter};
+use super::native::{Code, Events, Message, Record};
 use super::wire::{Completion, Layout, Outcome, Task, Undelivered};
 use crate::correlate::{CorrelationId, mailbox};
 use crate::observe::metrics::Counter;
 
 /// A shard stays with one partition for this long, so that what is sent together travels in one batch...
 const STICKY_MS: u64 = 2;
-/// ...or for this many tasks, so that a burst of slow tasks does not land on one worker alone.
+/// ...or for this many tasks, so that a burst of slow tasks does not land on one worker alone...
 const STICKY_TASKS: u32 = 64;
+/// ...or this many under load: it lasts, so the tasks must be quick, and large batches cost the broker least.
+const STICKY_TASKS_BULK: u32 = 256;
 /// How long a poll for reports sleeps when there are none.
 const REPORT_WAIT: Duration = Duration::from_millis(100);
 
@@ -29,10 +32,10 @@ pub struct Submitter {
 
 /// What all shards share.
 pub(super) struct WayOut {
-    pub topic: Topic,
+    pub topic: LaneTopic,
     /// Not produced to: its handle makes the watcher's metadata request ask about it too.
     #[expect(dead_code, reason = "held for its effect on metadata requests")]
-    pub results: Topic,
+    pub results: LaneTopic,
     pub layout: Arc<Layout>,
     pub health: Arc<Health>,
     pub errors: Arc<ProduceErrors>,
@@ -49,13 +52,14 @@ impl Submitter {
     pub fn submit(&self, task: &Task<'_>) -> Result<(), Undelivered> {
         let routes = self.way.health.routes();
         let turn = self.sticky.turn(task.deadline_unix_ms);
-        let (Some(partition), Some(reply_partition)) = (choose(&routes.tasks, turn), choose(&routes.replies, turn))
+        let (Some(partition), Some(reply_partition)) =
+            (choose(&routes.tasks, turn.number), choose(&routes.replies, turn.number))
         else {
             // No leader anywhere, or nothing known yet.
             return Err(self.check().err().unwrap_or(Undelivered::Unavailable));
         };
         let sent = self.way.layout.with_task(task, reply_partition, |payload, headers| {
-            self.way.topic.produce(partition, &Record { payload, headers, opaque: 0 })
+            self.way.topic.produce(turn.lane, partition, &Record { payload, headers, opaque: 0 })
         });
         match sent {
             Ok(Ok(())) => {
@@ -73,15 +77,28 @@ impl Submitter {
 
 /// Which partition is whose turn. All shards follow the same clock, so their tasks share batches without sharing
 /// memory. The clock is the task's own deadline, which advances with the wall clock and costs no clock read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sticky {
     window: AtomicU64,
     tasks: AtomicU32,
+    meter: Meter,
+}
+
+/// Where a task goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    /// Equal for tasks that shall travel together.
+    number: u64,
+    lane: Lane,
 }
 
 impl Sticky {
-    /// The turn of a task: equal for tasks that shall travel together.
-    fn turn(&self, deadline_unix_ms: u64) -> u64 {
+    /// For one of so many shards.
+    pub(super) fn of_one_in(shards: usize) -> Self {
+        Self { window: AtomicU64::default(), tasks: AtomicU32::default(), meter: Meter::of_one_in(shards) }
+    }
+
+    fn turn(&self, deadline_unix_ms: u64) -> Turn {
         let window = deadline_unix_ms / STICKY_MS;
         // Written by the shard's own thread only: plain loads and stores, atomic to be Sync.
         let tasks = if self.window.load(Ordering::Relaxed) == window {
@@ -91,9 +108,12 @@ impl Sticky {
             0
         };
         self.tasks.store(tasks, Ordering::Relaxed);
+        let lane = self.meter.lane(deadline_unix_ms);
+        let together = if lane == Lane::Bulk { STICKY_TASKS_BULK } else { STICKY_TASKS };
         // Multiplying by the golden ratio spreads windows, so that a client with a period does not meet one partition
         // again and again.
-        (window.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) + u64::from(tasks / STICKY_TASKS)
+        let number = (window.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) + u64::from(tasks / together);
+        Turn { number, lane }
     }
 }
 
@@ -169,17 +189,17 @@ impl Events for ProducerEvents {
 
 /// The delivery thread: serves reports until `stop`, and once more after it.
 pub(super) fn deliver(
-    producer: &Producer,
+    lanes: &Lanes,
     events: &ProducerEvents,
     shards: &[mailbox::Sender<Completion>],
     stop: &AtomicBool,
 ) {
     loop {
         let last = stop.load(Ordering::Relaxed);
-        producer.poll(if last { Duration::ZERO } else { REPORT_WAIT });
+        lanes.poll(if last { Duration::ZERO } else { REPORT_WAIT });
         if events.lost.swap(false, Ordering::Relaxed) {
             // Waiting requests get their 503 now instead of at message.timeout.ms.
-            producer.purge();
+            lanes.purge();
         }
         let mut failed = std::mem::take(&mut *events.failed.lock().unwrap_or_else(PoisonError::into_inner));
         if !failed.is_empty() {
@@ -228,12 +248,13 @@ mod tests {
 
     #[test]
     fn tasks_of_a_moment_share_a_partition_and_a_burst_moves_on() {
-        let (one, two) = (Sticky::default(), Sticky::default());
+        let (one, two) = (Sticky::of_one_in(2), Sticky::of_one_in(2));
         let first = one.turn(1_000);
         assert_eq!(first, one.turn(1_001));
         assert_eq!(first, two.turn(1_000), "shards agree without talking");
         let burst: Vec<_> = (0..STICKY_TASKS * 2).map(|_| one.turn(1_000)).collect();
-        assert!(burst.contains(&(first + 1)) && burst.contains(&(first + 2)), "{burst:?}");
+        let moved = |by| Turn { number: first.number + by, ..first };
+        assert!(burst.contains(&moved(1)) && burst.contains(&moved(2)), "{burst:?}");
     }
 
     #[test]
@@ -249,10 +270,10 @@ mod tests {
     #[test]
     fn windows_reach_every_partition_even_at_a_period() {
         for period in [2, 4, 8, 16, 1_000] {
-            let sticky = Sticky::default();
+            let sticky = Sticky::of_one_in(1);
             let mut seen = [0; 4];
             for k in 0..400 {
-                seen[usize::try_from(choose(&[0, 1, 2, 3], sticky.turn(k * period)).unwrap()).unwrap()] += 1;
+                seen[usize::try_from(choose(&[0, 1, 2, 3], sticky.turn(k * period).number).unwrap()).unwrap()] += 1;
             }
             assert!(seen.iter().all(|count| *count >= 40), "period {period}: {seen:?}");
         }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::health::{Health, Routes, State};
-use super::native::{Code, Consumer, Position, Producer, TopicMetadata, code_text};
+use super::lanes::Lanes;
+use super::native::{Code, Consumer, Position, TopicMetadata, code_text};
 use super::submit::ProducerEvents;
 use crate::config::ReplyRouting;
 
@@ -24,7 +25,7 @@ const LEADERS_WAIT: Duration = Duration::from_secs(3);
 
 /// What the watcher looks at.
 pub(super) struct Watcher {
-    pub producer: Producer,
+    pub lanes: Lanes,
     pub producer_events: Arc<ProducerEvents>,
     pub consumer: Arc<Consumer>,
     pub health: Arc<Health>,
@@ -77,7 +78,7 @@ impl Watcher {
 
     /// The way back first: once the routes are there and the state is up, tasks go out, and their replies must be read.
     fn look(&mut self) {
-        let topics = match self.producer.metadata(ANSWER_WAIT) {
+        let topics = match self.lanes.metadata(ANSWER_WAIT) {
             Ok(topics) => topics,
             Err(code) => return self.lost(code),
         };

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::track::Ticket;
 use crate::error::StartError;
 use crate::kafka::client;
-use crate::kafka::native::{Code, Events, Message, Producer, Record, Topic, code_name, code_text};
+use crate::kafka::lanes::{Lane, LaneTopic, Lanes};
+use crate::kafka::native::{Code, Events, Message, Record, code_name, code_text};
 use crate::kafka::wire::{Layout, ReplyRecord, TaskRecord};
 use crate::observe::log::Throttle;
 
@@ -86,12 +87,12 @@ impl Events for Reports {
 /// A thread's producer of replies.
 pub struct Replies {
     /// For waiting on what is under way.
-    pub producer: Producer,
+    pub lanes: Lanes,
     /// What arrived, and what did not.
     pub reports: Arc<Reports>,
     layout: Arc<Layout>,
-    default_topic: Topic,
-    topics: Vec<(Vec<u8>, Topic)>,
+    default_topic: LaneTopic,
+    topics: Vec<(Vec<u8>, LaneTopic)>,
     scratch: Vec<u8>,
 }
 
@@ -99,31 +100,32 @@ impl Replies {
     /// Makes the producer.
     pub fn new(settings: &crate::config::KafkaSettings, layout: Arc<Layout>) -> Result<Self, StartError> {
         let reports = Arc::new(Reports::default());
-        let producer = Producer::new(client::reply_producer(settings)?, reports.clone()).map_err(StartError::Kafka)?;
-        let default_topic = producer
+        let callbacks: Arc<dyn Events> = reports.clone();
+        let lanes = Lanes::new(settings, client::reply_producer, &callbacks)?;
+        let default_topic = lanes
             .topic(&settings.results_topic)
             .map_err(|code| StartError::Kafka(format!("topic {:?}: {}", settings.results_topic, code_text(code))))?;
         let topics = vec![(settings.results_topic.clone().into_bytes(), default_topic.clone())];
-        Ok(Self { producer, reports, layout, default_topic, topics, scratch: Vec::new() })
+        Ok(Self { lanes, reports, layout, default_topic, topics, scratch: Vec::new() })
     }
 
     /// Sends a reply where the task wants it; its report will carry `ticket`. Waits while the queue is full.
-    pub fn send(&mut self, task: &TaskRecord<'_>, reply: &ReplyRecord<'_>, ticket: Ticket) {
+    pub fn send(&mut self, lane: Lane, task: &TaskRecord<'_>, reply: &ReplyRecord<'_>, ticket: Ticket) {
         let Some(topic) = self.topic(task.reply_topic) else {
             return self.reports.push(ticket, Fate::Undeliverable);
         };
         let partition = task.reply_partition.unwrap_or(ANY_PARTITION);
-        let producer = &self.producer;
+        let lanes = &self.lanes;
         let sent = self.layout.with_reply(reply, &mut self.scratch, |payload, headers| {
             let record = Record { payload, headers, opaque: ticket };
             let mut is_known = true;
             for _ in 0..ROOM_WAITS_MAX {
-                match topic.produce(partition, &record) {
-                    Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL) => producer.poll(ROOM_WAIT),
+                match topic.produce(lane, partition, &record) {
+                    Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL) => lanes.poll(ROOM_WAIT),
                     // Perhaps it was added after the last refresh: ask, and try once more.
                     Err(Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION) if is_known => {
                         is_known = false;
-                        let _ = producer.metadata(METADATA_WAIT);
+                        let _ = lanes.metadata(METADATA_WAIT);
                     }
                     result => return result,
                 }
@@ -135,7 +137,7 @@ impl Replies {
         }
     }
 
-    fn topic(&mut self, name: Option<&[u8]>) -> Option<Topic> {
+    fn topic(&mut self, name: Option<&[u8]>) -> Option<LaneTopic> {
         let Some(name) = name else { return Some(self.default_topic.clone()) };
         if let Some((_, topic)) = self.topics.iter().find(|(known, _)| known == name) {
             return Some(topic.clone());
@@ -143,7 +145,7 @@ impl Replies {
         if self.topics.len() >= TOPICS_MAX {
             return None;
         }
-        let topic = self.producer.topic(std::str::from_utf8(name).ok()?).ok()?;
+        let topic = self.lanes.topic(std::str::from_utf8(name).ok()?).ok()?;
         self.topics.push((name.to_vec(), topic.clone()));
         Some(topic)
     }

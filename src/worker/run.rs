@@ -17,7 +17,8 @@ use super::track::Tracker;
 use crate::config::{KafkaSettings, WorkerSettings};
 use crate::error::StartError;
 use crate::kafka::client;
-use crate::kafka::native::{Batch, Code, Consumer, Events, Message, Position, Producer, Revoked, code_name, code_text};
+use crate::kafka::lanes::{Lanes, Meter};
+use crate::kafka::native::{Batch, Code, Consumer, Events, Message, Position, Revoked, code_name, code_text};
 use crate::kafka::wire::{Layout, ReplyRecord};
 use crate::observe::clock::Clock;
 use crate::observe::metrics::Counter;
@@ -113,13 +114,15 @@ struct Worker<H> {
     answer: WorkerAnswer,
     /// For warnings about partitions that cannot be rewound.
     stuck: Quiet,
+    /// Of this thread's replies.
+    meter: Meter,
 }
 
 /// What the rebalance callback needs of its thread.
 struct Progress {
     tracker: Mutex<Tracker>,
     reports: Arc<Reports>,
-    producer: Producer,
+    lanes: Lanes,
     tasks_topic: String,
     counts: Arc<WorkerCounts>,
     quiet: Quiet,
@@ -138,7 +141,7 @@ impl<H: Handler> Worker<H> {
         let progress = Arc::new(Progress {
             tracker: Mutex::default(),
             reports: Arc::clone(&replies.reports),
-            producer: replies.producer.clone(),
+            lanes: replies.lanes.clone(),
             tasks_topic: kafka.tasks_topic.clone(),
             counts: Arc::clone(&counts),
             quiet: Quiet::default(),
@@ -151,7 +154,8 @@ impl<H: Handler> Worker<H> {
         let tasks_topic = kafka.tasks_topic.clone();
         let answer = WorkerAnswer::default();
         let stuck = Quiet::default();
-        Ok(Self { handler, consumer, replies, layout, tasks_topic, progress, counts, membership, answer, stuck })
+        let meter = Meter::of_one_in(usize::from(settings.threads));
+        Ok(Self { handler, consumer, replies, layout, tasks_topic, progress, counts, membership, answer, stuck, meter })
     }
 
     /// Works until `stop`; gives back the consumer, with everything committed, to leave the group.
@@ -183,17 +187,17 @@ impl<H: Handler> Worker<H> {
 
     /// Every `threads`th partition, from the first record.
     fn assign(&self, index: usize, threads: usize, stop: &AtomicBool) -> Result<(), Code> {
-        let _known = self.replies.producer.topic(&self.tasks_topic)?;
+        let _known = self.replies.lanes.topic(&self.tasks_topic)?;
         while !stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
-            let topics = self.replies.producer.metadata(METADATA_WAIT).unwrap_or_default();
+            let topics = self.replies.lanes.metadata(METADATA_WAIT).unwrap_or_default();
             let topic = topics.iter().find(|topic| topic.name == self.tasks_topic && !topic.partitions.is_empty());
             if let Some(topic) = topic {
                 let mine: Vec<_> = topic.partitions.iter().skip(index).step_by(threads).collect();
                 let positions: Vec<_> = mine.iter().map(|(id, _)| (*id, Position::Beginning)).collect();
                 return self.consumer.assign_also(&self.tasks_topic, &positions);
             }
-            self.replies.producer.poll(METADATA_WAIT.saturating_sub(asked.elapsed()));
+            self.replies.lanes.poll(METADATA_WAIT.saturating_sub(asked.elapsed()));
         }
         Ok(())
     }
@@ -243,7 +247,7 @@ impl<H: Handler> Worker<H> {
             content_type: self.answer.content_type.map(str::as_bytes),
             error: failure.as_ref().map(|failure| failure.code.as_ref()),
         };
-        self.replies.send(&task, &reply, ticket);
+        self.replies.send(self.meter.lane(now_unix_ms), &task, &reply, ticket);
     }
 
     fn handle(&mut self, task: &WorkerTask<'_>) -> Result<(), Failure> {
@@ -258,7 +262,7 @@ impl<H: Handler> Worker<H> {
 
     /// Takes the acknowledgements that came and stores how far the partitions are.
     fn settle(&self) {
-        self.replies.producer.poll(Duration::ZERO);
+        self.replies.lanes.poll(Duration::ZERO);
         let next = self.progress.settle();
         if self.membership == Membership::Group && !next.is_empty() {
             // A partition that was taken away meanwhile is somebody else's now: nothing to store.
@@ -290,7 +294,7 @@ impl<H: Handler> Worker<H> {
 
     /// The end: what was taken is finished, within its bound.
     fn finish(&self) {
-        if !self.replies.producer.flush(DRAIN_WAIT) {
+        if !self.replies.lanes.flush(DRAIN_WAIT) {
             tracing::warn!(tasks = lock(&self.progress.tracker).under_way(), "replies were not acknowledged in time");
         }
         self.settle();
@@ -344,7 +348,7 @@ impl Events for Progress {
 
     /// What was answered shall not be done again by the next owner: wait for the acknowledgements, then commit.
     fn revoked(&self, member: &Revoked<'_>) {
-        let acknowledged = self.producer.flush(DRAIN_WAIT);
+        let acknowledged = self.lanes.flush(DRAIN_WAIT);
         let next = self.settle();
         let mut tracker = lock(&self.tracker);
         tracing::info!(acknowledged, lost = member.lost(), left = tracker.under_way(), "tasks partitions were taken");

@@ -79,7 +79,8 @@ fn main() -> Result<()> {
 
 impl Ends {
     fn open(settings: &KafkaSettings) -> Result<Self> {
-        let producer = Producer::new(client::task_producer(settings)?, Arc::new(Quiet)).map_err(anyhow::Error::msg)?;
+        let producer =
+            Producer::new(client::task_producer(settings, 0.0)?, Arc::new(Quiet)).map_err(anyhow::Error::msg)?;
         let tasks = producer.topic(&settings.tasks_topic).map_err(failed)?;
         let known = producer.metadata(CALL_TIMEOUT).map_err(failed)?;
         let topic = known.iter().find(|topic| topic.name == settings.tasks_topic).context("no tasks topic")?;

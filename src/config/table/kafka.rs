@@ -57,10 +57,9 @@ pub(super) static CLIENT_TUNING: Part = Part {
             .default("none")
             .help("Compression of what this process sends. Small tasks gain nothing; large text on a slow network does."),
         setting("KAFKA_LINGER_MS", CLIENTS, Kind::Decimal { min: 0.0, max: 1000.0 })
-            .default("0")
-            .dev("0.5")
+            .default("0.5")
             .unit("ms, fractions allowed")
-            .help("Fixed wait before a batch is sent. 0: what arrives while a batch is under way is the next batch."),
+            .help("How long a task waits for others to share a batch, while there are more than 36,000 a second; below that none waits. 0: never."),
         setting("KAFKA_MAX_IN_FLIGHT", CLIENTS, integer(1, 1_000_000))
             .default("1")
             .unit("produce requests per broker connection")
