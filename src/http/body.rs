@@ -1,6 +1,9 @@
 //! The body of a request: read under its own deadline before any permit is taken, checked without building a tree.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -16,7 +19,7 @@ pub const DEFAULT_TASK: &[u8] = br#"{"action":"get_gift_code"}"#;
 
 /// Reads the whole body, at most `MAX_BODY_BYTES`, within `BODY_TIMEOUT_MS`, and checks that it is what it should be.
 pub async fn read(
-    incoming: Incoming,
+    incoming: &mut Incoming,
     kind: BodyKind,
     limits: &HttpSettings,
     budget: &ByteBudget,
@@ -25,9 +28,16 @@ pub async fn read(
     if declared.is_some_and(|length| length > limits.body_bytes_max as u64) {
         return Err(Reject::BodyTooLarge(limits.body_bytes_max));
     }
-    let body = tokio::time::timeout(limits.body_timeout, collect(incoming, limits.body_bytes_max, budget))
-        .await
-        .map_err(|_| Reject::BodyTimeout)??;
+    let mut collecting = pin!(collect(incoming, limits.body_bytes_max, budget));
+    let at_once = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await;
+    let body = match at_once {
+        Poll::Ready(body) => body?,
+        // Boxed, since most bodies came with their head and need no timer.
+        Poll::Pending => {
+            let in_time = Box::pin(tokio::time::timeout(limits.body_timeout, collecting));
+            in_time.await.map_err(|_| Reject::BodyTimeout)??
+        }
+    };
     if body.is_empty() {
         return Ok(Bytes::from_static(DEFAULT_TASK));
     }
@@ -83,7 +93,7 @@ impl Drop for Arriving<'_> {
     }
 }
 
-async fn collect(mut incoming: Incoming, bytes_max: usize, budget: &ByteBudget) -> Result<Bytes, Reject> {
+async fn collect(incoming: &mut Incoming, bytes_max: usize, budget: &ByteBudget) -> Result<Bytes, Reject> {
     let mut arriving = Arriving { budget, bytes: 0 };
     let mut pieces = Pieces::None;
     while let Some(frame) = incoming.frame().await {

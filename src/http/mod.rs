@@ -9,7 +9,7 @@ pub mod route;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -84,12 +84,12 @@ pub struct Gateway {
 
 impl Gateway {
     /// Answers any request; errors, and panics, are answers too.
-    pub async fn respond(&self, request: Request<Incoming>, framing: Framing) -> Response<Full<Bytes>> {
-        let request_id = RequestId::of(&request);
-        let route = route::vet(&request, framing, &self.settings)
+    pub async fn respond(&self, request: &mut Request<Incoming>, framing: Framing) -> Response<Full<Bytes>> {
+        let request_id = RequestId::of(request);
+        let route = route::vet(request, framing, &self.settings)
             .and_then(|()| route::route(request.method(), request.uri(), self.door));
         let leaves_body = !matches!(route, Ok(Route::Queue)) && !request.body().is_end_stream();
-        let mut response = match unpanicked(self.dispatch(route, request, &request_id)).await {
+        let mut response = match unpanicked(pin!(self.dispatch(route, request, &request_id))).await {
             Ok(response) => response,
             Err(reject) => self.refuse(&reject, &request_id),
         };
@@ -130,12 +130,12 @@ impl Gateway {
     async fn dispatch(
         &self,
         route: Result<Route, Reject>,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         request_id: &RequestId,
     ) -> Result<Response<Full<Bytes>>, Reject> {
         match route? {
             Route::Queue => queue::post(self, request, request_id).await,
-            route => Ok(admin::get(self, &route, &request).await),
+            route => Ok(admin::get(self, &route, request).await),
         }
     }
 }
@@ -148,8 +148,7 @@ pub fn random() -> RefCell<StdRng> {
 
 /// Turns a panic inside `future` into [`Reject::Internal`], so that it ends this request and nothing else. What the
 /// request held is given back as the future is dropped.
-async fn unpanicked<T>(future: impl Future<Output = Result<T, Reject>>) -> Result<T, Reject> {
-    let mut future = pin!(future);
+async fn unpanicked<T>(mut future: Pin<&mut impl Future<Output = Result<T, Reject>>>) -> Result<T, Reject> {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled,
         Err(_) => Poll::Ready(Err(Reject::Internal)),
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     fn poll_once<T>(future: impl Future<Output = Result<T, Reject>>) -> Poll<Result<T, Reject>> {
-        pin!(unpanicked(future)).poll(&mut Context::from_waker(Waker::noop()))
+        pin!(unpanicked(pin!(future))).poll(&mut Context::from_waker(Waker::noop()))
     }
 
     #[test]

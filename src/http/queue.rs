@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 
 use super::respond::RequestId;
 use super::{Gateway, body, respond, route};
@@ -23,14 +23,13 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Sends the body as a task and answers with the worker's reply.
 pub async fn post(
     gateway: &Gateway,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     request_id: &RequestId,
 ) -> Result<Response<Full<Bytes>>, Reject> {
-    let (head, incoming) = request.into_parts();
-    let kind = route::body_kind(&head.headers, &gateway.settings.opaque_types)?;
+    let kind = route::body_kind(request.headers(), &gateway.settings.opaque_types)?;
 
     // Read: a slow client holds nothing but its own connection.
-    let body = body::read(incoming, kind, &gateway.settings, &gateway.arriving).await?;
+    let body = body::read(request.body_mut(), kind, &gateway.settings, &gateway.arriving).await?;
     let started = Instant::now();
     let deadline = started + gateway.settings.reply_timeout;
 
@@ -46,13 +45,14 @@ pub async fn post(
     let submitted = gateway.submitter.submit(&Task {
         id: waiter.id(),
         body: &body,
-        content_type: field(&head.headers, CONTENT_TYPE),
-        traceparent: field(&head.headers, TRACEPARENT),
-        tracestate: field(&head.headers, TRACESTATE),
+        content_type: field(request.headers(), CONTENT_TYPE),
+        traceparent: field(request.headers(), TRACEPARENT),
+        tracestate: field(request.headers(), TRACESTATE),
         client_request_id: request_id.of_client(),
         deadline_unix_ms: gateway.clock.unix_ms_at(deadline),
     });
-    drop((head, body));
+    drop(body);
+    forget_head(request);
 
     // Wait, give the permit back, answer: a client that reads slowly holds no capacity.
     let outcome = match submitted {
@@ -81,6 +81,12 @@ impl Gateway {
         }
         Ok(self.submitter.check()?)
     }
+}
+
+/// Lets go of the connection's read buffer, which the head's parts are slices of: it serves the next request.
+fn forget_head(request: &mut Request<Incoming>) {
+    *request.headers_mut() = HeaderMap::new();
+    *request.uri_mut() = Uri::default();
 }
 
 fn field(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {

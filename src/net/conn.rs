@@ -187,15 +187,15 @@ pub(super) async fn serve(stream: TcpStream, net: Rc<Net>, gateway: Rc<Gateway>)
     let state = Rc::new(ConnState::new(Rc::clone(&net)));
     let _registration = net.register(&state);
     let stream = Rc::new(RefCell::new(stream));
-    let scratch = net.scratch();
-    let io = Io { stream: Rc::clone(&stream), state: Rc::clone(&state), scratch, substitute: None };
+    let io = Io { stream: Rc::clone(&stream), state: Rc::clone(&state), scratch: net.scratch(), substitute: None };
 
     let service_state = Rc::clone(&state);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let framing = service_state.request_started();
         let (state, gateway) = (Rc::clone(&service_state), Rc::clone(&gateway));
         async move {
-            let mut response = gateway.respond(request, framing).await;
+            // Lent, not given: a future has room for each argument that it is given, and hyper moves it as a whole.
+            let mut response = gateway.respond(&mut request, framing).await;
             state.response_ready(&mut response);
             Ok::<_, Infallible>(response)
         }
@@ -207,7 +207,7 @@ pub(super) async fn serve(stream: TcpStream, net: Rc<Net>, gateway: Rc<Gateway>)
         poll_fn(|cx| poll_connection(&mut connection, &state, &mut departure, cx)).await;
     }
     if state.linger.get() && !state.cut.get() {
-        linger(&stream).await;
+        linger(&stream, &net.scratch()).await;
     }
 }
 
@@ -216,11 +216,12 @@ pub(super) fn refuse(stream: TcpStream, net: &Rc<Net>, answer: &[u8]) {
     // A fresh socket takes so few bytes at once; if not, the close says it all the same.
     let _ = stream.try_write(answer);
     let Some(place) = net.take_refusal() else { return };
+    let scratch = net.scratch();
     tokio::task::spawn_local(async move {
         let _place = place;
         let mut stream = stream;
         if stream.shutdown().await.is_ok() {
-            linger(&RefCell::new(stream)).await;
+            linger(&RefCell::new(stream), &scratch).await;
         }
     });
 }
@@ -285,13 +286,12 @@ fn duplicate(stream: &TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
 }
 
-async fn linger(stream: &RefCell<TcpStream>) {
-    let mut sink = [0; 4096];
+async fn linger(stream: &RefCell<TcpStream>, scratch: &RefCell<Box<[u8]>>) {
     let mut left = LINGER_BYTES_MAX;
     let discard = async {
         while left > 0 {
             let read = poll_fn(|cx| {
-                let mut stream = stream.borrow_mut();
+                let (mut stream, mut sink) = (stream.borrow_mut(), scratch.borrow_mut());
                 let mut read = pin!(stream.read(&mut sink));
                 read.as_mut().poll(cx)
             });
