@@ -123,7 +123,7 @@ fn answer(meter: &mut impl Meter) {
     meter.measure("answer: 429", OWN, || {
         let request_id = RequestId::of(&request);
         request_id.mint(black_box(id));
-        respond::problem(&Reject::CapacityReached, &request_id.or_random(|| 0))
+        respond::problem(&Reject::CapacityReached, request_id.or_random(|| 0))
     });
     meter.measure("answer: 429", "http's builder, serde_json tree", || {
         let id = black_box(uuid).to_string();

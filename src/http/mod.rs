@@ -124,7 +124,7 @@ impl Gateway {
         if *reject == Reject::Internal {
             tracing::error!(?request_id, "a request panicked; the line before says where");
         }
-        respond::problem(reject, &request_id)
+        respond::problem(reject, request_id)
     }
 
     async fn dispatch(
