@@ -32,6 +32,10 @@ use crate::correlate::CorrelationId;
 use crate::error::StartError;
 use crate::lifecycle::Part;
 
+/// While Redis answers, an acquire waits for its turn as long as so many calls may take. What makes it wait is then this
+/// process, with more requests than it has time for; without an answer it is refused after one call's time.
+const PATIENCE_CALLS: u32 = 4;
+
 /// A shard's handle of the Redis limiter; clones share it. Lives on the shard's thread.
 #[derive(Clone)]
 pub struct RedisLimiter {
@@ -64,7 +68,8 @@ impl RedisLimiter {
         let client = client(settings)?;
         // Equal names of two limiters would sum their gauges; the first name stays.
         let _ = metrics.part.set(health.name().to_owned());
-        let batcher = Batcher::new(settings.capacity, settings.redis_timeout, Arc::clone(&metrics));
+        let patience = settings.redis_timeout * PATIENCE_CALLS;
+        let batcher = Batcher::new(settings.capacity, patience, Arc::clone(&metrics));
         let shared = Rc::new(Shared {
             batcher: RefCell::new(batcher),
             task: Cell::new(None),

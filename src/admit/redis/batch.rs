@@ -154,6 +154,11 @@ impl Batcher {
         self.queue_release(entry.id);
     }
 
+    /// How many acquires wait for a call.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether there is anything to send.
     pub(super) fn has_work(&self) -> bool {
         !self.waiting.is_empty() || self.has_releases() || self.renewing.is_some()

@@ -3,13 +3,15 @@
 //!
 //! Not `redis::aio::ConnectionManager`: it retries for seconds inside a call, where a request has milliseconds.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::Shared;
@@ -28,6 +30,12 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Held permits are renewed so many times within their lease.
 const RENEWALS_PER_LEASE: u32 = 3;
+
+/// So many acquires are worth a call at once.
+const ENOUGH_FOR_A_CALL: usize = 256;
+/// After a timeout the runtime gets so many turns in which the reply may still be found: one each for the socket, the
+/// client's own task and ours. With thousands of requests to run in each turn, it may have come long ago.
+const LAST_LOOKS: usize = 3;
 
 /// What the task owns.
 pub(super) struct Link {
@@ -137,8 +145,11 @@ impl Link {
             if self.shared.is_closed() {
                 return Ok(());
             }
-            // Requests that were read from their sockets in the same turn of the runtime join this batch.
-            tokio::task::yield_now().await;
+            // Requests that were read from their sockets in the same turn of the runtime join this batch, unless there
+            // are enough: with thousands of them a turn takes long.
+            if self.shared.batcher.borrow().waiting() < ENOUGH_FOR_A_CALL {
+                tokio::task::yield_now().await;
+            }
             if Instant::now() >= renew_at {
                 self.shared.batcher.borrow_mut().renew_held();
                 renew_at = Instant::now() + self.renew_every;
@@ -170,7 +181,7 @@ impl Link {
         let act_until_ms = session.clock.act_until_ms(start, self.timeout);
         self.terms.encode(&mut self.command, &self.batch, act_until_ms);
         self.shared.metrics.calls.inc();
-        let outcome = timeout(self.timeout, self.exchange(&mut session.connection)).await;
+        let outcome = in_time(self.timeout, self.exchange(&mut session.connection)).await;
         let end = Instant::now();
         let reply = match outcome {
             Ok(Ok(value)) => Reply::parse(&value, &self.batch).ok_or_else(Fault::unexpected_reply),
@@ -229,6 +240,22 @@ impl Link {
     fn fault(&self, error: &RedisError) -> Fault {
         Fault::new(error, self.client.get_connection_info().redis_settings().password())
     }
+}
+
+/// What `call` gives within `limit`, not counting the time for which it was ready and this shard too busy to look.
+async fn in_time<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut call = pin!(call);
+    let elapsed = match timeout(limit, call.as_mut()).await {
+        Ok(outcome) => return Ok(outcome),
+        Err(elapsed) => elapsed,
+    };
+    for _ in 0..LAST_LOOKS {
+        tokio::task::yield_now().await;
+        if let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+            return Ok(outcome);
+        }
+    }
+    Err(elapsed)
 }
 
 /// Connects, reads the server's clock and loads the script.
