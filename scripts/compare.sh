@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Two or more builds, or settings, against each other: in turns, on the same Kafka and Redis, every answer checked.
+#
+#   scripts/compare.sh [options] VARIANT VARIANT…
+#   VARIANT: NAME=BINARY or NAME=BINARY,SETTING=VALUE,…; BINARY `-` is this tree's own build
+#
+#   --embedded        on the embedded stack instead of a real Kafka and Redis
+#   --connections N   in a closed loop (default 1000)
+#   --rounds N        turns of each (default 5); the table has medians, and the least and most
+#   --seconds N       measured per turn, after 2 s of warm-up (default 5)
+#   --out FILE        the result as JSON too
+#
+#   scripts/compare.sh before=/tmp/thousandx.old after=-
+#   scripts/compare.sh now=- linger=-,KAFKA_LINGER_MS=2
+#
+# Serve and work are both run from BINARY with the settings. One turn of 10 s of the first variant goes before, since a
+# broker that has just started is slow. Exit code 1 when an answer was wrong, malformed, lost or too late.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/bench.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
+
+readonly COMMAND="scripts/compare.sh $*"
+readonly SECONDS_WARMUP=2 SECONDS_FIRST=10
+readonly ROUNDS_MAX=100
+STACK=kafka CONNECTIONS=1000 ROUNDS=5 SECONDS_EACH=5 OUT='' VARIANTS=()
+FAULTY=false
+
+main() {
+  parse "$@"
+  if [[ $STACK == kafka && -z ${BENCH_INSIDE_STACK-} ]]; then
+    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/compare.sh" "$@"
+  fi
+  bench_require jq curl
+  bench_init
+  bench_build load thousandx
+  OWN=$EXE_THOUSANDX
+  local round variant
+  turn "${VARIANTS[0]}" "$SECONDS_FIRST" >/dev/null
+  rm -f "$BENCH_TMP"/*.runs
+  for ((round = 1; round <= ROUNDS; round++)); do
+    for variant in "${VARIANTS[@]}"; do
+      turn "$variant" "$SECONDS_EACH"
+    done
+  done
+  result
+  if $FAULTY; then die "answers were wrong, malformed, lost or too late (see above)"; fi
+}
+
+parse() {
+  while (($# > 0)); do
+    case $1 in
+      --embedded) STACK=embedded ;;
+      --connections) CONNECTIONS=$(number "$@") && shift ;;
+      --rounds) ROUNDS=$(number "$@") && shift ;;
+      --seconds) SECONDS_EACH=$(number "$@") && shift ;;
+      --out) OUT=${2?"--out needs a file"} && shift ;;
+      *=*) VARIANTS+=("$1") ;;
+      *) usage ;;
+    esac
+    shift
+  done
+  ((${#VARIANTS[@]} >= 1 && ROUNDS <= ROUNDS_MAX)) || usage
+}
+
+number() {
+  [[ ${2-} =~ ^[1-9][0-9]{0,5}$ ]] || die "$1 needs a number from 1"
+  echo "$2"
+}
+
+usage() {
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+  exit 64
+}
+
+# turn VARIANT SECONDS: one start, one load, one end; a line on standard output, the report in $BENCH_TMP/NAME.runs.
+turn() {
+  local name=${1%%=*} rest=${1#*=} fields report="$BENCH_TMP/report.json" entry cpu=()
+  IFS=, read -r -a fields <<<"$rest"
+  EXE_THOUSANDX=${fields[0]}
+  [[ $EXE_THOUSANDX != - ]] || EXE_THOUSANDX=$OWN
+  [[ -x $EXE_THOUSANDX ]] || die "$EXE_THOUSANDX is no program"
+  (
+    # A shell of its own: the settings end with the turn.
+    for entry in "${fields[@]:1}"; do export "${entry?}"; done
+    trap bench_stop_all EXIT
+    if [[ $STACK == kafka ]]; then bench_start_backend && bench_start_server; else bench_start_embedded; fi
+    bench_first_answer
+    for entry in "${BENCH_CPU[@]}"; do cpu+=(--cpu "$entry"); done
+    rm -f "$report"
+    "$EXE_LOAD" --url "$BENCH_URL" --connections "$CONNECTIONS" --seconds "$2" --warmup "$SECONDS_WARMUP" \
+      "${cpu[@]}" --json "$report" >"$BENCH_TMP/load.log" 2>&1 || touch "$BENCH_TMP/faulty"
+    [[ -s $report ]] || bench_show_log load "the load generator gave no report"
+  )
+  if [[ -e $BENCH_TMP/faulty ]]; then FAULTY=true && cat "$BENCH_TMP/load.log" >&2; fi
+  cat "$report" >>"$BENCH_TMP/$name.runs"
+  jq -r --arg name "$name" '"\($name): \(.rps | round)/s, p50 \(.latency_us.p50 / 1000) ms"' "$report" >&2
+}
+
+result() {
+  local variant name
+  for variant in "${VARIANTS[@]}"; do
+    name=${variant%%=*}
+    # Binaries are named by the variant only: where they lie is nobody's business.
+    jq -s --arg name "$name" -f "$REPO/scripts/lib/summary.jq" "$BENCH_TMP/$name.runs" |
+      jq --arg settings "$(cut -s -d, -f2- <<<"$variant")" '. + {settings: $settings}'
+  done | jq -s --argjson facts "$(bench_facts "$COMMAND" "$STACK" | jq 'del(.command, .settings)')" \
+    --argjson connections "$CONNECTIONS" '$facts + {connections: $connections, steps: .}' >"$BENCH_TMP/result.json"
+  jq -r -f "$REPO/scripts/lib/table.jq" "$BENCH_TMP/result.json" | column -t -s $'\t'
+  [[ -z $OUT ]] || cp "$BENCH_TMP/result.json" "$OUT"
+}
+
+main "$@"
