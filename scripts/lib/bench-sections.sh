@@ -15,6 +15,8 @@ readonly BESIDE_CONNECTIONS=200
 # Two instances share this, so that neither is the limit (T7).
 readonly ROUTING_RATE=10000
 readonly RESULT_PARTITIONS=8
+# For so long a request keeps the only permit while the others are refused (T4).
+readonly HOLD_SECONDS=60
 # As scripts/load.sh --peer knows them.
 readonly PEER_NAMES=(bare-hyper naive python spring)
 
@@ -114,13 +116,16 @@ section_peers() {
 # === refusals (T4)
 
 section_refusals() {
-  local round
-  bench_start_backend
+  local round holder
+  start_backend_without_worker
   for ((round = 1; round <= PEER_ROUNDS; round++)); do
-    # One request at a time gets through; the others find the set full.
-    RATE_LIMIT_CAPACITY=1 start_server
-    first_answer
+    # There is no worker: the first request keeps the only permit until its deadline, and the others are refused.
+    RATE_LIMIT_CAPACITY=1 KAFKA_GIFT_CODE_TIMEOUT=$HOLD_SECONDS start_server
+    curl -s -o /dev/null --max-time "$HOLD_SECONDS" -d '{}' "$BENCH_URL" &
+    holder=$!
+    until_refused
     run_load refusing --connections "$PEAK_CONNECTIONS"
+    kill "$holder"
     bench_stop_last
     start_echo
     run_load bare-hyper --connections "$PEAK_CONNECTIONS"
@@ -129,6 +134,14 @@ section_refusals() {
   step_note refusing '{"settings":{"RATE_LIMIT_CAPACITY":"1"}}'
   write_section refusing bare-hyper
   bench_stop_all
+}
+
+# until_refused: until a request finds the only permit taken.
+until_refused() {
+  local deadline=$((SECONDS + 10))
+  until [[ $(curl -s -o /dev/null --max-time 1 -w '%{http_code}' -d '{}' "$BENCH_URL") == 429 ]]; do
+    ((SECONDS < deadline)) || die "the permit was not taken within 10 s"
+  done
 }
 
 # === cost against requests in flight (T5)

@@ -135,11 +135,10 @@ pub fn page(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes
 /// Put together by hand: codes and ids have nothing to escape, and to look for it was half of what a refusal cost.
 fn document(reject: &Reject, request_id: &str) -> Bytes {
     let fate = reject.fate();
-    let title = fate.code.bytes().map(|byte| if byte == b'_' { b' ' } else { byte });
     let mut status = itoa::Buffer::new();
     let mut document = Vec::with_capacity(DOCUMENT_BYTES_USUAL);
     put(&mut document, &["{\"type\":\"urn:thousandx:problem:", fate.code, "\",\"title\":\""]);
-    document.extend(title);
+    put_title(&mut document, fate.code);
     put(&mut document, &["\",\"status\":", status.format(fate.status), ",\"detail\":"]);
     put_text(&mut document, reject);
     put(&mut document, &[",\"code\":\"", fate.code, "\",\"request_id\":\"", request_id, "\"}"]);
@@ -151,10 +150,20 @@ fn put_text(document: &mut Vec<u8>, text: &impl std::fmt::Display) {
     let start = document.len();
     // Memory takes every byte, and a string always serialises.
     let _ = write!(document, "\"{text}\"");
-    let is_plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
-    if !document[start + 1..document.len() - 1].iter().all(is_plain) {
+    let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    // All bytes, without an early end: so many at a time.
+    if document[start + 1..document.len() - 1].iter().fold(false, |found, byte| found | is_special(byte)) {
         document.truncate(start);
         let _ = serde_json::to_writer(document, &text.to_string());
+    }
+}
+
+/// The code as words.
+fn put_title(document: &mut Vec<u8>, code: &str) {
+    let start = document.len();
+    document.extend_from_slice(code.as_bytes());
+    for byte in &mut document[start..] {
+        *byte = if *byte == b'_' { b' ' } else { *byte };
     }
 }
 
