@@ -25,6 +25,7 @@ readonly STEPS=(
   'format | 60   | cargo fmt --check'
   'scripts| 120  | syntax of shell and Python scripts, shellcheck'
   'lint   | 900  | cargo clippy, warnings are errors'
+  'deny   | 900  | licences, sources and versions of what the build depends on; advisories if their database can be had'
   'unit   | 1200 | unit, property and documentation tests'
   'system | 900  | tests of the binary that need no real Kafka or Redis'
   'real   | 1200 | tests on real Kafka and Redis: whole path, faults, life cycle'
@@ -57,6 +58,7 @@ readonly PACKAGES=(
 
 # Exit code of a step that could not run, and may be missed.
 readonly SKIPPED=77
+readonly CARGO_DENY_VERSION=0.20.2
 readonly READY_SECONDS_MAX=30
 readonly CURL=(curl --silent --show-error --max-time 5)
 
@@ -113,6 +115,24 @@ step_real() {
 
 step_loom() {
   cargo test --locked --manifest-path tests/loom/Cargo.toml
+}
+
+# The program is built once and kept. Registry sources in a file of the user's make cargo see another registry than the
+# lock file's, which is why `sources` is checked by the lock file itself.
+step_deny() {
+  local program="$THOUSANDX_CACHE/bin/cargo-deny"
+  if have cargo-deny; then
+    program=$(command -v cargo-deny)
+  elif [[ ! -x $program ]]; then
+    # Without optimisation: it runs for seconds.
+    cargo install --locked --debug --quiet --root "$THOUSANDX_CACHE" cargo-deny --version "$CARGO_DENY_VERSION"
+  fi
+  "$program" --locked check bans licenses sources
+  if "$program" --locked fetch db >"$RUN/advisories.log" 2>&1; then
+    "$program" --locked check --disable-fetch advisories
+  else
+    note "no advisories were checked: their database cannot be reached"
+  fi
 }
 
 step_compose() {
