@@ -268,6 +268,23 @@ fn every_task_gets_its_own_answer() {
 }
 
 #[test]
+fn under_load_tasks_share_batches_and_each_gets_its_answer() {
+    let mut rig = Rig::start(TaskFormat::Headers);
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let ids: Vec<_> = (0..2_000).map(|n| (rig.id(), n)).collect();
+    for (id, n) in &ids {
+        // 200 in two milliseconds, by the clock that the tasks carry.
+        let deadline = Duration::from_secs(10) + Duration::from_millis(2) * (n / 200);
+        rig.submit_for(deadline, *id, &format!(r#"{{"action":"get_gift_code","n":{n}}}"#)).unwrap();
+    }
+    let found = rig.completions(ids.len());
+    assert!(ids.iter().all(|(id, n)| json(&found[id])["n"] == *n));
+    let mut samples = Samples::default();
+    rig.handle.metrics().collect(&mut samples);
+    assert!(!format!("{samples:?}").contains("[(\"lane\", \"bulk\")]: Value { number: 0,"), "{samples:?}");
+}
+
+#[test]
 fn the_template_s_envelope_makes_the_round_trip() {
     let mut rig = Rig::start(TaskFormat::Json);
     let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
