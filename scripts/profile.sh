@@ -8,7 +8,7 @@
 # Beside each picture a NAME.txt: the CPU by thread and by whose code it is, and system calls per request (strace).
 #
 # Each picture says in its subtitle how it was made, and at which commit. Needs perf (installed if missing) and inferno
-# (`cargo install inferno`, done if missing). Takes about 10 s of load per picture.
+# (`cargo install inferno`, done if missing). Takes about 20 s of load per picture.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/bench.sh
@@ -65,7 +65,8 @@ picture() {
     echo "scripts/profile.sh, $STACK stack, $connections connections, commit $(git -C "$REPO" rev-parse --short=12 HEAD), $rate"
     shares
     system_calls "$server" "$connections"
-  } >"$REPO/profiles/$name.txt"
+  } >"$BENCH_TMP/$name.txt"
+  mv "$BENCH_TMP/$name.txt" "$REPO/profiles/$name.txt"
   perf script --input "$BENCH_TMP/perf.data" 2>/dev/null | inferno-collapse-perf 2>/dev/null >"$BENCH_TMP/stacks"
   inferno-flamegraph --title "thousandx, $STACK stack, $connections connections" \
     --subtitle "scripts/profile.sh, commit $(git -C "$REPO" rev-parse --short=12 HEAD), $rate" \
@@ -110,6 +111,7 @@ system_calls() {
   wait "$strace" || true
   after=$(answered)
   wait "$load" || bench_show_log load2 "the load failed"
+  ((after > before)) || die "no request was answered while strace counted"
   echo
   echo "system calls per request, of all threads"
   awk -v requests=$((after - before)) '$4 ~ /^[0-9]+$/ && $NF != "total" && $4 / requests >= 0.001 {

@@ -6,7 +6,7 @@
 #   scripts/test.sh --help           this text and the steps
 #
 # Works from a bare clone on Debian 12 with Rust (rustup), as root or with sudo: the first step installs what is missing.
-# Jars, Python packages and nothing else are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 10 minutes on two
+# Jars, Python packages and cargo-deny are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 15 minutes on two
 # cores, most of it compiling. The last line counts the steps; the exit code is 0 only when none failed.
 #
 # A real Kafka or Redis that cannot be had is a failure. THOUSANDX_REQUIRE_REAL=0 makes it a skipped step, but never
@@ -117,8 +117,7 @@ step_loom() {
   cargo test --locked --manifest-path tests/loom/Cargo.toml
 }
 
-# The program is built once and kept. Registry sources in a file of the user's make cargo see another registry than the
-# lock file's, which is why `sources` is checked by the lock file itself.
+# The program is built once and kept.
 step_deny() {
   local program="$THOUSANDX_CACHE/bin/cargo-deny"
   if have cargo-deny; then

@@ -24,6 +24,7 @@ def table(result):
     lines = [
         f"{result['date'][:10]}, commit `{result['commit'][:12]}`, {result['connections']:,} connections on the "
         f"{result['stack']} stack, {len(result['steps'][0]['runs'])} turns each, {host['cores']} cores of {host['cpu']}.",
+        *([result["note"]] if result.get("note") else []),
         "",
         "| variant | 2xx/s, median [least–most] | p50 ms | p99 ms | CPU µs/request | bad |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -61,8 +61,8 @@ impl Submitter {
             self.way.topic.produce(turn.lane, partition, &Record { payload, headers, opaque: 0 })
         });
         match sent {
-            Ok(Ok(())) => {
-                self.produced.count(turn.lane);
+            Ok(Ok(lane)) => {
+                self.produced.count(lane);
                 Ok(())
             }
             Ok(Err(code)) => {
