@@ -14,7 +14,7 @@ use crate::config::KafkaSettings;
 use crate::error::StartError;
 
 /// So many records a second, of the whole process, are load...
-const BULK_FROM_PER_S: u32 = 36_000;
+const BULK_FROM_PER_S: u32 = 24_000;
 /// ...and on one thread never fewer than this, or with many threads a few connections on one of them would be load.
 const BULK_FROM_PER_S_OF_THREAD: u32 = 9_000;
 /// Load is counted in windows of this length...
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn one_burst_is_none() {
         let meter = Meter::of_one_in(1);
-        lanes(&meter, 500, 1_000..1_001);
+        lanes(&meter, 300, 1_000..1_001);
         assert_eq!(meter.lane(1_001 * WINDOW_MS), Lane::Prompt);
     }
 }
