@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -91,6 +92,9 @@ class Client(threading.Thread):
 
 def main() -> int:
     options = parse()
+    # For the attacker, a child: a descriptor a connection.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     url = urllib.parse.urlsplit(options.url)
     connections, client = Connections(url.port), Client(options.url)
     client.start()

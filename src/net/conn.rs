@@ -164,8 +164,8 @@ impl ConnState {
         let framing = match self.phase.get() {
             Phase::Head if head.is_ambiguous() => Framing::Ambiguous,
             Phase::Head if head.has_bare_lf() => Framing::BareLf,
-            // A pipelined request's head came with the one before it and was not scanned; hyper then does what RFC 9112,
-            // 6.3 allows: Transfer-Encoding wins and the connection closes.
+            // A pipelined request's head came with the one before it and was not scanned; hyper then does what
+            // RFC 9112, 6.3 allows: Transfer-Encoding wins and the connection closes.
             _ => Framing::Clear,
         };
         drop(head);

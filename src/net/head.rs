@@ -18,8 +18,8 @@ pub struct HeadScan {
     content_length: bool,
     transfer_encoding: bool,
     bare_lf: bool,
-    /// The first line was empty. Allowed before a request line (RFC 9112, 2.2); or the end of a head whose beginning came
-    /// with the request before it, and what follows is a body.
+    /// The first line was empty. Allowed before a request line (RFC 9112, 2.2); or the end of a head whose beginning
+    /// came with the request before it, and what follows is a body.
     starts_empty: bool,
     complete: bool,
 }

@@ -1,5 +1,5 @@
-//! Where a request ends: lengths, transfer codings, chunks, line endings. Behind each request follows another one: it is
-//! answered when the first was framed as it says, and never after a refusal.
+//! Where a request ends: lengths, transfer codings, chunks, line endings. Behind each request follows another one: it
+//! is answered when the first was framed as it says, and never after a refusal.
 
 use crate::support::http::{Raw, Response};
 use crate::{PATIENT, SOON, post};

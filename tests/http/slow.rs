@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::support::http::{NoResponse, Raw, post_queue};
 use crate::support::server::Server;
 use crate::support::wait_until;
-use crate::{BODY_MS, SERVER, SLACK, SOON, assert_serving, post, short_limits};
+use crate::{BODY_MS, HEADER_MS, IDLE_MS, SERVER, SLACK, SOON, assert_serving, post, short_limits};
 
 /// Idle connections, if the descriptor limit allows so many.
 const IDLE: usize = 10_000;
@@ -35,6 +35,25 @@ fn a_body_that_trickles_is_ended_by_the_limit_all_the_same() {
         assert!(begun.elapsed() >= Duration::from_millis(BODY_MS), "not before the limit");
     }
     assert_serving();
+}
+
+/// What came with the request before it starts no clock of its own: until its next byte it is an idle connection, and
+/// ends as one.
+#[test]
+fn half_a_head_behind_a_request_is_held_no_longer_than_an_idle_connection() {
+    let mut connection = Raw::connect(SERVER.address());
+    connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost:");
+    assert_eq!(connection.response(SOON).expect("an answer").status, 200);
+    assert!(connection.is_closed_within(Duration::from_millis(IDLE_MS) + SLACK), "still open");
+
+    let mut connection = Raw::connect(SERVER.address());
+    connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost:");
+    assert_eq!(connection.response(SOON).expect("an answer").status, 200);
+    let begun = Instant::now();
+    let limit = Duration::from_millis(HEADER_MS) + SLACK;
+    while connection.try_send(b"a").is_ok() && !connection.is_closed_within(Duration::from_millis(50)) {
+        assert!(begun.elapsed() < limit, "a trickle is a head");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Text from outside that wants to be more than text: in requests and in workers' replies. It breaks no line of the log,
-//! in either format, and sets no header of an answer; and a client that pipelines has one request in flight.
+//! Text from outside that wants to be more than text: in requests and in workers' replies. It breaks no line of the
+//! log, in either format, and sets no header of an answer; and a client that pipelines has one request in flight.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
