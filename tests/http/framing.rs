@@ -103,9 +103,27 @@ fn a_length_and_a_coding_exclude_each_other() {
 #[test]
 fn the_only_coding_is_chunked_once() {
     for value in [
-        "gzip", "identity", "xchunked", "chunkedx", "x chunked", "chunked x", "chunked, identity", "identity, chunked",
-        "gzip, chunked", "chunked, gzip", "chunked, chunked", "chunked,", ", chunked", "\"chunked\"", "'chunked'",
-        "chunked;q=1", "chunked\u{b}", "\u{b}chunked", "chunked\0", "\u{fffd}chunked", "",
+        "gzip",
+        "identity",
+        "xchunked",
+        "chunkedx",
+        "x chunked",
+        "chunked x",
+        "chunked, identity",
+        "identity, chunked",
+        "gzip, chunked",
+        "chunked, gzip",
+        "chunked, chunked",
+        "chunked,",
+        ", chunked",
+        "\"chunked\"",
+        "'chunked'",
+        "chunked;q=1",
+        "chunked\u{b}",
+        "\u{b}chunked",
+        "chunked\0",
+        "\u{fffd}chunked",
+        "",
     ] {
         assert_refused(value, &post(&format!("transfer-encoding: {value}\r\n"), CHUNK), 400, "bad_request");
     }

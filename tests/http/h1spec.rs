@@ -67,14 +67,9 @@ const WHOLE_REQUESTS: [(&str, &str, &[Range], Option<i64>); 18] = [
     ),
     ("version 9.9", "GET / HTTP/9.9\r\nHost: example.com\r\n\r\n", ANY_ERROR, None),
     ("text before the method", "Extra lineGET / HTTP/1.1\r\nHost: example.com\r\n\r\n", ANY_ERROR, None),
-    (
-        "CR and no LF",
-        "GET / HTTP/1.1\r\nHost: example.com\r\n\rSome-Header: Test\r\n\r\n",
-        CLIENT_ERROR,
-        None,
-    ),
-    // The original sends `hello` to `/` and wants it back. Here `/` takes GET only, and the queue takes JSON; the sample
-    // worker sends `n` back.
+    ("CR and no LF", "GET / HTTP/1.1\r\nHost: example.com\r\n\rSome-Header: Test\r\n\r\n", CLIENT_ERROR, None),
+    // The original sends `hello` to `/` and wants it back. Here `/` takes GET only, and the queue takes JSON; the
+    // sample worker sends `n` back.
     (
         "a body",
         "POST /queue HTTP/1.1\r\nHost: example.com\r\nContent-Length: 7\r\n\r\n{\"n\":5}",
@@ -84,7 +79,8 @@ const WHOLE_REQUESTS: [(&str, &str, &[Range], Option<i64>); 18] = [
     // The same in one chunk of `c` bytes.
     (
         "a chunk",
-        "POST /queue HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\nc\r\n{\"n\":123456}\r\n0\r\n\r\n",
+        "POST /queue HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n\
+         c\r\n{\"n\":123456}\r\n0\r\n\r\n",
         OK,
         Some(123_456),
     ),

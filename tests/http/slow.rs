@@ -154,7 +154,8 @@ fn raise_descriptors() -> usize {
     let wanted = IDLE as u64 + OTHER_DESCRIPTORS;
     let allowed = limit.maximum.map_or(wanted, |hard| hard.min(wanted));
     if limit.current.is_some_and(|soft| soft < allowed) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum }).expect("up to the hard limit");
+        setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum })
+            .expect("up to the hard limit");
     }
     let fitting = usize::try_from(allowed.saturating_sub(OTHER_DESCRIPTORS)).expect("a small number").min(IDLE);
     assert!(fitting >= 100, "only {allowed} descriptors are allowed (ulimit -Hn)");

@@ -118,9 +118,11 @@ fn send_hostile_requests(server: &Server) {
             at("GET / HTTP/", "\r\nhost: a\r\n\r\n"),
             at("GET / HTTP/1.1\r\nhost: ", "\r\n\r\n"),
             at("GET / HTTP/1.1\r\nhost: a\r\n", ": x\r\n\r\n"),
-            [format!("POST /queue HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", evil.len()).as_bytes(), &evil].concat(),
+            [format!("POST /queue HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", evil.len()).as_bytes(), &evil]
+                .concat(),
         ];
-        for name in ["x-request-id", "content-type", "traceparent", "tracestate", "user-agent", "x-forwarded-for", "cookie"]
+        for name in
+            ["x-request-id", "content-type", "traceparent", "tracestate", "user-agent", "x-forwarded-for", "cookie"]
         {
             requests.push(field(name));
         }
