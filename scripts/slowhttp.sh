@@ -9,7 +9,7 @@
 #
 # Meanwhile an ordinary client asks five times a second, and the kernel is asked which connections the server holds.
 # Exit code 1 when an ordinary request failed or took more than a second, or when a slow connection lived longer than
-# the limit that it broke (HEADER_TIMEOUT_MS, BODY_TIMEOUT_MS, WRITE_TIMEOUT_MS) and a second and a half.
+# the limit that it broke (HEADER_TIMEOUT_MS, BODY_TIMEOUT_MS, WRITE_TIMEOUT_MS) by more than 2.5 s.
 #
 # What -X asks for fits the kernel's buffers, so that it ends as an idle connection does, by IDLE_TIMEOUT_MS; an answer
 # that does not fit is in tests/http/slow.rs.
