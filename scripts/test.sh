@@ -33,6 +33,7 @@ readonly STEPS=(
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
   'smoke  | 900  | the release binary does what the README shows'
+  'openapi| 900  | the release binary answers as docs/openapi.json says (schemathesis)'
 )
 
 # Test files that need real parts: patterns of the names of cargo's test targets.
@@ -73,6 +74,7 @@ step_tools() {
   fi
   python_venv tests/template_worker/requirements.txt
   python_venv scripts/lib/compose-requirements.txt --no-deps
+  python_venv scripts/lib/schemathesis-requirements.txt --no-deps
 }
 
 step_format() {
@@ -145,14 +147,24 @@ step_image() {
 }
 
 step_smoke() {
-  local binary="${CARGO_TARGET_DIR:-$REPO/target}/release/thousandx"
-  # The step before has just built it from the same files.
-  [[ -f $RUN/released ]] || cargo build --release --locked --bin thousandx
-  check_profiles "$binary"
-  smoke "$binary"
+  released
+  check_profiles "$RELEASED"
+  smoke "$RELEASED"
+}
+
+step_openapi() {
+  released
+  scripts/openapi-check.sh --binary "$RELEASED"
 }
 
 # === helpers of the steps
+
+# Sets RELEASED to the release binary, built unless a step before has just built it from the same files.
+released() {
+  RELEASED="${CARGO_TARGET_DIR:-$REPO/target}/release/thousandx"
+  [[ -f $RUN/released ]] || cargo build --release --locked --bin thousandx
+  touch "$RUN/released"
+}
 
 install_packages() {
   local entry missing=()

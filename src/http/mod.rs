@@ -43,6 +43,8 @@ pub enum Framing {
     Clear,
     /// `Content-Length` and `Transfer-Encoding` together.
     Ambiguous,
+    /// A line of the head ended in LF without CR.
+    BareLf,
 }
 
 /// Which listener a request came through.
