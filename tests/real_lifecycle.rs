@@ -130,7 +130,7 @@ fn when_the_grace_is_over_the_rest_is_told() {
         drop(waiting);
         assert_eq!(server.wait_exit(SOON).code(), Some(EXIT_CUT_OFF), "{}", server.log());
         assert!(begun.elapsed() < SOON, "{:?} after {signals} signals", begun.elapsed());
-        row.note(&format!("the end after {signals} signals, delay {delay_ms} ms, grace {grace_ms} ms"), begun.elapsed());
+        row.note(&format!("{signals} signals, delay {delay_ms} ms, grace {grace_ms} ms: the end"), begun.elapsed());
         assert_eq!(stack.permits(), 0, "everything was given back before the end");
     }
     row_empty(&mut row, &stack);

@@ -1,5 +1,5 @@
-//! The whole server, real Kafka and real Redis, and one of them fails. The rows are those of the fault matrix: R (Redis),
-//! K (Kafka), W (worker), C (clients), S (the server).
+//! The whole server, real Kafka and real Redis, and one of them fails. The rows are those of the fault matrix:
+//! R (Redis), K (Kafka), W (worker), C (clients), S (the server).
 //!
 //! Each test breaks something, asks as a client would, and measures: how long a request waits for its 503, and how long
 //! after the end of the fault the service is back, by the first 200. A load runs meanwhile whose every request must get

@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// Ids in the set now.
 fn ids(stack: &Stack) -> BTreeSet<Vec<u8>> {
-    redis::cmd("ZRANGE").arg(SET).args(&[0, -1]).query(&mut stack.redis.client()).expect("ZRANGE")
+    redis::cmd("ZRANGE").arg(SET).arg(&[0, -1]).query(&mut stack.redis.client()).expect("ZRANGE")
 }
 
 /// Waits until so many permits are in the set.

@@ -192,7 +192,9 @@ fn r7_failover_with_loss_under_load() {
     let replica = RedisServer::start_secured();
     let (mut first, mut second) = (stack.redis.client(), replica.client());
     // By default a primary waits 5 s for further replicas.
-    [&mut first, &mut second].map(|client| command(client, "CONFIG SET repl-diskless-sync-delay 0"));
+    for client in [&mut first, &mut second] {
+        command(client, "CONFIG SET repl-diskless-sync-delay 0");
+    }
     let follow = |client: &mut redis::Connection, port: u16| {
         command(client, &format!("REPLICAOF 127.0.0.1 {port}"));
         let linked = wait_until(WAIT_MAX, || is_linked(client).then_some(()));
@@ -220,7 +222,7 @@ fn r7_failover_with_loss_under_load() {
     row.history(&load.stop(), &[200, 503]);
     // The ghosts' lease began before the fault did; the next call after its end removes them.
     let gone = wait_until(SHORT_LEASE + REFUSED_WITHIN, || {
-        stack.post();
+        drop(stack.post());
         (size(&mut first) == 0).then(|| lost.elapsed())
     });
     let gone = gone.expect("the ghosts are gone within a lease");
