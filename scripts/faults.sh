@@ -14,8 +14,8 @@
 # answer, its own), that the set of permits is empty, and that service is back within the row's bound; a machine that is
 # busy with other tests may add 2 s. librdkafka's mock cluster stands in only where one real broker cannot do it (K5).
 # Every Redis requires a password and KAFKA_CONFIG has one, and neither may be seen in logs, answers or metrics.
-# Needs what scripts/test.sh installs; some rows beyond the quick half also Go, which builds toxiproxy, and libfaketime
-# (Debian: golang-go, faketime). What cannot be had is printed as skipped; with CI=true it is a failure.
+# Needs what scripts/test.sh installs; some rows beyond the quick half also Go, which builds toxiproxy (Debian:
+# golang-go). What cannot be had is printed as skipped; with CI=true it is a failure.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh

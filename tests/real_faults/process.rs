@@ -1,6 +1,8 @@
 //! What happens to the server's own process: stopped, out of descriptors, one thread blocked, a wrong clock, a twin.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -12,7 +14,7 @@ use crate::support::load::Load;
 use crate::support::process::{Process, command};
 use crate::support::rows::Row;
 use crate::support::server::{Builder, Server};
-use crate::support::{metrics, scratch_dir, wait_until};
+use crate::support::{metrics, repository, scratch_dir, wait_until};
 use crate::{REDIS_AT_ONCE, REFUSED_WITHIN, WAIT_MAX, timed};
 
 /// An answer that waits for nothing, on a busy machine.
@@ -93,20 +95,17 @@ fn s4_stopped_for_longer_than_the_lease() {
 fn s5_clocks_an_hour_apart() {
     const CAPACITY: usize = 6;
     let mut row = Row::start("S5", "clocks of instances are an hour ahead and an hour behind", None);
-    let Some(library) = faketime() else {
-        return row.skip("libfaketime is missing (Debian: faketime)");
-    };
+    let dir = scratch_dir("clock");
+    let library = wrong_clock(dir.path());
     let kafka = Kafka::shared();
     let capped = |settings: Builder| settings.set("RATE_LIMIT_CAPACITY", CAPACITY.to_string());
     let stack = Stack::start_with(kafka, capped);
     let worker = checker(kafka, &stack.tasks);
-    let off = |by: &str| {
+    let off = |by_s: &str| {
         let builder = settings(kafka, &stack.tasks, &stack.results, &stack.redis.url());
-        // The wall clock only: a wrong monotonic clock is no clock that a machine has.
-        let builder = builder.set("LD_PRELOAD", library.as_str()).set("FAKETIME", by);
-        capped(builder.set("FAKETIME_DONT_FAKE_MONOTONIC", "1").set("DONT_FAKE_MONOTONIC", "1")).start()
+        capped(builder.set("LD_PRELOAD", library.as_str()).set("CLOCK_OFFSET_S", by_s)).start()
     };
-    let servers = [off("+1h"), off("-1h")];
+    let servers = [off("3600"), off("-3600")];
     let one = servers[0].post("{}", SOON).expect("an answer");
     assert_eq!(one.status, 200, "{}", one.text());
     let ahead = worker.history().iter().any(|seen| {
@@ -134,11 +133,14 @@ fn s5_clocks_an_hour_apart() {
     assert_empty(&mut row, &stack, &all);
 }
 
-/// libfaketime's library, where Debian's package puts it.
-fn faketime() -> Option<String> {
-    let directories = std::fs::read_dir("/usr/lib").ok()?.flatten();
-    let mut candidates = directories.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
-    candidates.find(|path| path.exists()).and_then(|path| path.to_str().map(str::to_owned))
+/// A library to preload whose wall clock is wrong; the compiler is there, since it built librdkafka.
+fn wrong_clock(dir: &Path) -> String {
+    let library = dir.join("clock.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library);
+    let output = compiler.arg(repository("tests/real_faults/clock.c")).output().expect("a C compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library.to_str().expect("a temporary path in UTF-8").to_owned()
 }
 
 fn unix_ms() -> u128 {
@@ -282,7 +284,7 @@ fn s10_one_shard_is_blocked() {
     stack.assert_healed(&mut row);
 }
 
-/// Blocks one thread of a server for a while, in its next system call; the others run on. `None`, and the row skipped,
+/// Blocks one thread of a server for a while, when it next waits for events; the others run on. `None`, and the row skipped,
 /// where that cannot be had.
 fn block(server: &mut Server, thread: &str, time: Duration, row: &mut Row) -> Option<Process> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process().pid())).expect("threads of a child");
@@ -295,7 +297,7 @@ fn block(server: &mut Server, thread: &str, time: Duration, row: &mut Row) -> Op
     let log = dir.path().join("log");
     let mut strace = command("strace");
     strace.arg("-p").arg(path.file_name().expect("a thread id")).arg("-o").arg("/dev/null");
-    strace.arg("-e").arg(format!("inject=all:delay_enter={}:when=1", time.as_micros()));
+    strace.arg("-e").arg(format!("inject=?epoll_wait,?epoll_pwait:delay_enter={}:when=1", time.as_micros()));
     let mut tracer = Process::spawn("strace", strace, log);
     let attached = wait_until(SOON, || tracer.log().contains("attached").then_some(()));
     if attached.is_none() || tracer.exited().is_some() {
