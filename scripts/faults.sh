@@ -74,7 +74,7 @@ readonly ROWS=(
   'C8 | none  | -              | - | HTTP/2 floods | HTTP/2 is not spoken'
   'C9 | quick | http           | pipelined_requests | twenty requests in one write | answers in order'
   'S1 | quick | real_lifecycle | a_drain_under_load'
-  'S1 | quick | real_lifecycle | a_drain_takes_nothing | SIGTERM with requests in flight | 200, and the connection's end'
+  'S1 | quick | real_lifecycle | a_drain_takes_nothing | SIGTERM with requests in flight | 200, and the end of it'
   'S2 | quick | real_lifecycle | when_the_grace_is_over'
   'S3 | quick | real_lifecycle | permits_of_a_killed_instance'
   'S4 | full  | real_faults    | s4_'
