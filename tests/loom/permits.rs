@@ -1,9 +1,12 @@
-//! The counter of permits under every interleaving that `check` allows.
+//! The counter of permits, which also counts connections, and the rate, under every interleaving that `check` allows.
+
+use std::time::Duration;
 
 use loom::sync::Arc;
 use loom::thread;
 use thousandx_loom::check;
 use thousandx_loom::counter::Counter;
+use thousandx_loom::rate::Rate;
 
 /// Three threads, two permits: at most two hold one at any time, and all are free at the end.
 #[test]
@@ -49,6 +52,35 @@ fn a_released_permit_can_be_taken_again() {
         let taken = taker.join().unwrap();
         assert_eq!(counter.in_use(), u32::from(taken));
         assert!(taken || counter.acquire(), "free again");
+    });
+}
+
+/// A refusal takes nothing, not even for a moment: whoever comes when the last permit has been given back is refused
+/// only if another one has it.
+#[test]
+fn a_refusal_does_not_make_another_one() {
+    check(|| {
+        let counter = Arc::new(Counter::new(1));
+        assert!(counter.acquire());
+        let other = Arc::clone(&counter);
+        let taker = thread::spawn(move || other.acquire());
+        counter.release();
+        let mine = counter.acquire();
+        let theirs = taker.join().unwrap();
+        assert!(mine ^ theirs, "one permit was free, and one has it");
+    });
+}
+
+/// The last token of the rate is given once, and is not lost.
+#[test]
+fn gives_the_last_token_once() {
+    check(|| {
+        let rate = Arc::new(Rate::new(1));
+        let other = Arc::clone(&rate);
+        let taker = thread::spawn(move || other.take(Duration::ZERO));
+        let mine = rate.take(Duration::ZERO);
+        let theirs = taker.join().unwrap();
+        assert!(mine ^ theirs, "one token, two winners or none");
     });
 }
 
