@@ -29,6 +29,7 @@ readonly STEPS=(
   'system | 900  | tests of the binary that need no real Kafka or Redis'
   'real   | 1200 | tests on real Kafka and Redis: whole path, faults, life cycle'
   'loom   | 900  | every interleaving of what crosses threads'
+  'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
   'smoke  | 900  | the release binary does what the README shows'
@@ -74,7 +75,10 @@ step_tools() {
 }
 
 step_format() {
-  cargo fmt --all --check
+  local manifest
+  for manifest in Cargo.toml tests/loom/Cargo.toml fuzz/Cargo.toml; do
+    cargo fmt --all --check --manifest-path "$manifest"
+  done
 }
 
 step_scripts() {
@@ -113,6 +117,10 @@ step_real() {
 
 step_loom() {
   cargo test --locked --manifest-path tests/loom/Cargo.toml
+}
+
+step_fuzz() {
+  scripts/fuzz.sh --seconds 3
 }
 
 step_compose() {
