@@ -5,7 +5,7 @@
 #   scripts/fuzz.sh                          every target for 10 s, on the stable toolchain (fuzz/src/bin/drive.rs)
 #   scripts/fuzz.sh --seconds N [TARGET…]    these targets (default: all) for N s each
 #   scripts/fuzz.sh --seed N …               the same inputs again, as long as corpus and code are the same
-#   scripts/fuzz.sh --coverage …             then also by cargo-fuzz, which follows coverage: on nightly, if both are there
+#   scripts/fuzz.sh --coverage …             then also by cargo-fuzz, which follows coverage: if it and nightly are there
 #   scripts/fuzz.sh FILE                     one input, e.g. of fuzz/artifacts/TARGET/
 #
 # An input that fails is kept in fuzz/artifacts/TARGET/; what is worth keeping goes to fuzz/corpus/TARGET/, small. Exit

@@ -5,7 +5,7 @@
 #   scripts/miri.sh FILTER…       only tests whose names contain one of these
 #
 # Pure are those that call no C, no kernel and no network. Left out, and why:
-#   kafka::native, client, lanes, submit, watch   librdkafka, which is C; its unsafe code is what the whole-path tests are for
+#   kafka::native, client, lanes, submit, watch   librdkafka, which is C: the whole-path tests are for them
 #   net::conn, io, socket, runtime, http::queue   sockets and epoll
 #   admit::redis                                  a runtime with a clock and sockets; its batches are pure and are in
 #   observe::process, log                         files of /proc, the terminal

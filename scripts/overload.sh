@@ -35,7 +35,9 @@ main() {
   python3 "$REPO/scripts/lib/overload.py" --load "$EXE_LOAD" --url "$BENCH_URL" --pid "${BENCH_CPU[0]##*=}" \
     --capacity "$CAPACITY" --seconds "$SECONDS_EACH" --out "$OUT" || code=$?
   [[ -s $OUT ]] || die "no result"
-  jq --argjson facts "$(RATE_LIMIT_CAPACITY=$CAPACITY bench_facts "scripts/overload.sh" kafka)" '$facts + .' "$OUT" >"$OUT.part"
+  local facts
+  facts=$(RATE_LIMIT_CAPACITY=$CAPACITY bench_facts "scripts/overload.sh" kafka)
+  jq --argjson facts "$facts" '$facts + .' "$OUT" >"$OUT.part"
   mv "$OUT.part" "$OUT"
   echo "result: $OUT"
   return "$code"

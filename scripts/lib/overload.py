@@ -187,8 +187,9 @@ def say(name: str, found: dict) -> None:
     print(f"{name}: {found['offered_per_s']} requests/s, {found['offered_factor']} times what is sustainable")
     print(f"  right answers {found['goodput_per_s']:.0f}/s, {found['goodput_share']:.0%} of the peak;"
           f" {found['refused']} refused at {found['cpu_us_per_refusal']} µs of server CPU each")
-    print(f"  back to normal {found['recovery_s']} s after the end; memory {found['memory_before'] >> 20} MiB before,"
-          f" {found['memory_most'] >> 20} MiB at most, {found['memory_growth'] / (1 << 20):.1f} MiB over the second half")
+    before, most, growth = (found[f"memory_{what}"] / (1 << 20) for what in ("before", "most", "growth"))
+    print(f"  back to normal {found['recovery_s']} s after the end;"
+          f" memory {before:.1f} MiB before, {most:.1f} MiB at most, {growth:+.1f} MiB over the second half")
     if "clients" in name:
         print(f"  per connection {fairness['min']} to {fairness['max']} right answers, Jain's index {fairness['jain']}")
     if found["generator_limited"]:

@@ -18,14 +18,16 @@ from soak_clients import Traffic
 from soak_judge import ZERO_AT_REST, Redis, judge, judge_rest, sample, table
 
 SAMPLE_SECONDS = 5
-# Of the load generator: far below what the worker can do, so that what is refused is refused for a reason.
-RATE = 200
-CONNECTIONS = 40
+# Of the load generator: a closed loop of a few, which is a steady load far below what the worker can do. An open loop
+# would need connections in reserve, which the server would close as idle, sometimes just when they are needed.
+CONNECTIONS = 2
 # One run of it; the next one has new connections. The last one may be shorter.
 ROUND_SECONDS = 30
 ROUND_SECONDS_MIN = 5
 # What a run may take beyond its length: connecting, and the last answers' timeout.
 OVERTIME_SECONDS = 40
+# What is waited for at the end.
+GIVEN_BACK = (*ZERO_AT_REST, "connections")
 # After the load: one lease (deadline and margin of soak.sh), the idle limit, and some slack.
 REST_SECONDS_MAX = 30
 
@@ -81,7 +83,7 @@ class Soak:
             path = self.args.out / "round.json"
             path.unlink(missing_ok=True)
             process = await asyncio.create_subprocess_exec(
-                self.args.load, "--url", f"{self.servers['server'][0]}/queue", "--rate", str(RATE), "--connections",
+                self.args.load, "--url", f"{self.servers['server'][0]}/queue", "--threads", "1", "--connections",
                 str(CONNECTIONS), "--seconds", f"{seconds:.0f}", "--warmup", "0", "--json", str(path),
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )
@@ -98,8 +100,8 @@ class Soak:
         deadline = time.monotonic() + REST_SECONDS_MAX
         while True:
             now = await self.sample()
-            rests = all(value == 0 for name, value in now.items() if name.split(".")[-1] in (*ZERO_AT_REST, "connections"))
-            if rests or time.monotonic() > deadline:
+            in_use = [name for name, value in now.items() if value != 0 and name.split(".")[-1] in GIVEN_BACK]
+            if not in_use or time.monotonic() > deadline:
                 return now
             await asyncio.sleep(1)
 

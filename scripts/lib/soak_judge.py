@@ -147,7 +147,8 @@ def table(rows: list[dict[str, object]]) -> str:
     lines = [f"{'series':24} {'mean':>10} {'change':>10} {'margin':>10} {'bound':>10} {'per hour':>10}"]
     for row in rows:
         unit = 1 << 20 if str(row["name"]).endswith("bytes") else 1
-        numbers = [f"{float(str(row[column])) / unit:10.2f}" for column in ("mean", "change", "margin", "bound", "per_hour")]
+        columns = ("mean", "change", "margin", "bound", "per_hour")
+        numbers = [f"{float(str(row[column])) / unit:10.2f}" for column in columns]
         name = str(row["name"]).replace("_bytes", " MiB")
         lines.append(f"{name:24} {' '.join(numbers)} {'' if row['flat'] else '  GROWS'}".rstrip())
     return "\n".join(lines)

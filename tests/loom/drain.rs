@@ -82,7 +82,12 @@ fn admit(table: &Table<Outcome>, counter: &Arc<Counter>, life: &Lifecycle) -> Re
 }
 
 /// One turn of a shard: its replies, then what the phase asks for, then the end.
-fn turn(table: &Table<Outcome>, waiter: &mut Waiter<Outcome>, replies: &mut Receiver<CorrelationId>, life: &Lifecycle) -> End {
+fn turn(
+    table: &Table<Outcome>,
+    waiter: &mut Waiter<Outcome>,
+    replies: &mut Receiver<CorrelationId>,
+    life: &Lifecycle,
+) -> End {
     for id in replies.try_recv().into_iter().flatten() {
         assert_eq!(table.complete(id, Outcome::Reply), Delivery::Delivered);
     }
