@@ -201,12 +201,8 @@ impl<'a> World<'a> {
     }
 
     fn check(&mut self, step: &Step) {
-        let names: BTreeSet<String> = redis::cmd("ZRANGEBYSCORE")
-            .arg(SET)
-            .arg(format!("({OVER}"))
-            .arg("+inf")
-            .query(self.client)
-            .unwrap();
+        let names: BTreeSet<String> =
+            redis::cmd("ZRANGEBYSCORE").arg(SET).arg(format!("({OVER}")).arg("+inf").query(self.client).unwrap();
         assert_eq!(names, self.set, "after {step:?}");
         let sum = |count: fn(&RedisMetrics) -> u64| self.shards.iter().map(|shard| count(&shard.metrics)).sum::<u64>();
         assert_eq!(sum(|metrics| metrics.permit_missing.get()), self.missing, "after {step:?}");
@@ -221,8 +217,7 @@ impl<'a> World<'a> {
         for shard in &self.shards {
             shard.until_empty_of_own().await;
         }
-        let left: u64 =
-            redis::cmd("ZCOUNT").arg(SET).arg(format!("({OVER}")).arg("+inf").query(self.client).unwrap();
+        let left: u64 = redis::cmd("ZCOUNT").arg(SET).arg(format!("({OVER}")).arg("+inf").query(self.client).unwrap();
         assert_eq!(left, 0, "a permit of nobody");
     }
 }

@@ -55,7 +55,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 fn order(mut arguments: impl Iterator<Item = String>) -> Result<Order, Box<dyn Error>> {
     let mut order = Order { seconds: 1, seed: rand::random::<u32>().into(), names: Vec::new() };
     while let Some(argument) = arguments.next() {
-        let mut number = || -> Result<u64, Box<dyn Error>> { Ok(arguments.next().ok_or("a number is missing")?.parse()?) };
+        let mut number =
+            || -> Result<u64, Box<dyn Error>> { Ok(arguments.next().ok_or("a number is missing")?.parse()?) };
         match argument.as_str() {
             "--seconds" => order.seconds = number()?,
             "--seed" => order.seed = number()?,
@@ -114,7 +115,8 @@ fn holds(target: &Target, input: &[u8]) -> Result<bool, Box<dyn Error>> {
 /// Runs one file by the target that its directory is named after.
 fn replay(path: &Path) -> Result<ExitCode, Box<dyn Error>> {
     let directory = path.parent().and_then(Path::file_name).unwrap_or_default();
-    let target = TARGETS.iter().find(|target| directory == target.name).ok_or("the directory is not a target's name")?;
+    let target =
+        TARGETS.iter().find(|target| directory == target.name).ok_or("the directory is not a target's name")?;
     (target.run)(&fs::read(path)?);
     println!("{:8} holds", target.name);
     Ok(ExitCode::SUCCESS)

@@ -7,9 +7,26 @@ use thousandx::config::{self, Command, DotEnv, Layers, Loaded};
 
 /// What settings files are made of.
 pub(super) const WORDS: [&str; 20] = [
-    "PORT=", "HOST=", "LIMITER=", "REDIS_URL=", "KAFKA_BOOTSTRAP_SERVERS=", "KAFKA_CONFIG=", "KAFKA_LINGER_MS=",
-    "REPLY_PARTITIONS=", "REPLY_ROUTING=partition", "TASK_CONTENT_TYPES=", "LOG_LEVEL=", "ADMIN_ADDR=", "\n", "'",
-    "\"", "$", "export ", "redis://", "0-9999999999", "1e308",
+    "PORT=",
+    "HOST=",
+    "LIMITER=",
+    "REDIS_URL=",
+    "KAFKA_BOOTSTRAP_SERVERS=",
+    "KAFKA_CONFIG=",
+    "KAFKA_LINGER_MS=",
+    "REPLY_PARTITIONS=",
+    "REPLY_ROUTING=partition",
+    "TASK_CONTENT_TYPES=",
+    "LOG_LEVEL=",
+    "ADMIN_ADDR=",
+    "\n",
+    "'",
+    "\"",
+    "$",
+    "export ",
+    "redis://",
+    "0-9999999999",
+    "1e308",
 ];
 /// A password; it must not show anywhere.
 const CANARY: &str = "canary4711";
