@@ -31,6 +31,7 @@ readonly STEPS=(
   'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
   'faults | 1200 | the fault matrix (its quick half), as a table'
   'loom   | 900  | every interleaving of what crosses threads'
+  'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
   'smoke  | 900  | the release binary does what the README shows'
@@ -82,7 +83,10 @@ step_tools() {
 }
 
 step_format() {
-  cargo fmt --all --check
+  local manifest
+  for manifest in Cargo.toml tests/loom/Cargo.toml fuzz/Cargo.toml; do
+    cargo fmt --all --check --manifest-path "$manifest"
+  done
 }
 
 step_scripts() {
@@ -144,6 +148,10 @@ step_deny() {
   else
     note "no advisories were checked: their database cannot be reached"
   fi
+}
+
+step_fuzz() {
+  scripts/fuzz.sh --seconds 3
 }
 
 step_compose() {

@@ -6,6 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
 use crate::stack::{ANSWER_MAX, Stack, checker, settings};
+use crate::support::canary;
 use crate::support::http::{Raw, post, post_queue};
 use crate::support::kafka::Kafka;
 use crate::support::redis::RedisServer;
