@@ -109,7 +109,9 @@ fn run(plan: &Plan, dir: &Path) -> Vec<String> {
     let before = Footprint::of(&cluster);
     let clients = Clients::start(plan.seed, &table, &recorder);
     strike(plan, &mut cluster);
+    let healed = Instant::now();
     serve_all(&mut cluster, &mut prober);
+    pause_until(healed + QUIET);
     clients.stop();
     let left = wait_until(LEASE, || (cluster.permits() == 0).then_some(()));
     recorder.record(now_ns(), "limiter", "permits", json!({ "size": cluster.permits() }));
@@ -122,7 +124,7 @@ fn run(plan: &Plan, dir: &Path) -> Vec<String> {
     problems
 }
 
-/// Fault after fault, each at its time or as soon as the one before is undone; then the quiet end.
+/// Fault after fault, each at its time or as soon as the one before is undone.
 fn strike(plan: &Plan, cluster: &mut Cluster) {
     let start = Instant::now();
     for step in &plan.steps {
@@ -131,7 +133,6 @@ fn strike(plan: &Plan, cluster: &mut Cluster) {
         cluster.apply(*step);
         println!("  {begun:7.3} s  {}, undone at {:.3} s", step.fault, start.elapsed().as_secs_f64());
     }
-    pause_until(Instant::now() + QUIET.saturating_sub(BACK_WITHIN));
 }
 
 /// Every server answers 200 within the promised time.

@@ -36,9 +36,8 @@ fn plan() -> impl Strategy<Value = Plan> {
 
 /// What a semaphore of this capacity makes of the plans, as records. Times are in µs of the history.
 fn simulate(capacity: usize, plans: &[Plan]) -> String {
-    let mut text = format!(
-        r#"{{"t":0,"who":"driver","event":"start","capacity":{capacity},"lease_ms":900,"release_ms":1}}"#
-    );
+    let mut text =
+        format!(r#"{{"t":0,"who":"driver","event":"start","capacity":{capacity},"lease_ms":900,"release_ms":1}}"#);
     let mut order: Vec<usize> = (0..plans.len()).collect();
     order.sort_by_key(|number| plans[*number].start + plans[*number].to_acquire);
     let mut released: Vec<u64> = Vec::new();
@@ -132,7 +131,9 @@ proptest! {
 
 fn names_what_is_there(usage: &Usage, flaw: &Flaw) -> bool {
     match flaw {
-        Flaw::TooMany { holds, .. } => holds.len() > usage.capacity && holds.iter().all(|hold| *hold < usage.holds.len()),
+        Flaw::TooMany { holds, .. } => {
+            holds.len() > usage.capacity && holds.iter().all(|hold| *hold < usage.holds.len())
+        }
         Flaw::Room { refusal, held_max } => *refusal < usage.refusals.len() && *held_max < usage.capacity,
         Flaw::NoOrder => true,
     }

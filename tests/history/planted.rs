@@ -114,7 +114,8 @@ fn a_refusal_while_there_was_room() {
 
 #[test]
 fn a_refusal_for_another_reason_says_nothing_about_permits() {
-    let report = judge(&GOOD.replace("capacity_reached", "rate_exceeded").replace(r#""capacity":2"#, r#""capacity":9"#));
+    let report =
+        judge(&GOOD.replace("capacity_reached", "rate_exceeded").replace(r#""capacity":2"#, r#""capacity":9"#));
     assert!(report.expect("a history").is_clean());
 }
 
@@ -198,10 +199,13 @@ fn an_excuse_covers_its_promise_and_its_window_only() {
 #[test]
 fn service_that_does_not_come_back() {
     let fault = |healed: u64| {
-        edited("", &format!(
-            r#"{{"t":100,"who":"redis","event":"fault","what":"stop"}}
+        edited(
+            "",
+            &format!(
+                r#"{{"t":100,"who":"redis","event":"fault","what":"stop"}}
                {{"t":{healed},"who":"redis","event":"heal"}}"#
-        ))
+            ),
+        )
     };
     assert!(fault(500_000).is_clean());
     // One request is called after this.

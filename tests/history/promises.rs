@@ -120,9 +120,10 @@ fn back_in_time(history: &History, found: &mut Vec<Violation>) {
     let served = |from: u64| {
         history.requests.iter().any(|request| {
             request.called >= from
-                && request.ends.iter().any(|end| {
-                    end.t <= from + BACK_MAX && matches!(end.how, How::Answered { status: 200, .. })
-                })
+                && request
+                    .ends
+                    .iter()
+                    .any(|end| end.t <= from + BACK_MAX && matches!(end.how, How::Answered { status: 200, .. }))
         })
     };
     for fault in &history.faults {

@@ -12,9 +12,13 @@ const SETS_MAX: usize = 2_000_000;
 
 #[derive(Debug, Clone, Copy)]
 enum Operation {
-    Acquire { certain: bool },
+    Acquire {
+        certain: bool,
+    },
     /// Of the acquire with this number.
-    Release { acquire: usize },
+    Release {
+        acquire: usize,
+    },
     Refuse,
 }
 
