@@ -94,7 +94,9 @@ impl Cluster {
     pub fn apply(&mut self, step: Step) {
         match step.fault {
             Fault::RedisKill => self.kill_redis(step.lasts),
-            Fault::RedisStop => self.fault("redis", "stop", step.lasts, |it| it.redis.sigstop(), |it| it.redis.sigcont()),
+            Fault::RedisStop => {
+                self.fault("redis", "stop", step.lasts, |it| it.redis.sigstop(), |it| it.redis.sigcont())
+            }
             Fault::RedisPause => {
                 let line = format!("CLIENT PAUSE {} ALL", step.lasts.as_millis());
                 self.fault("redis", "pause", step.lasts, |it| it.tell_redis(&line), |_| {});
@@ -167,7 +169,12 @@ impl Cluster {
     fn excuse(&self, promise: &str, from: u64, after: Duration, why: &str) {
         let now = now_ns();
         let to = now + u64::try_from(after.as_nanos()).expect("a short time");
-        self.recorder.record(now, "driver", "excuse", json!({ "promise": promise, "from": from, "to": to, "why": why }));
+        self.recorder.record(
+            now,
+            "driver",
+            "excuse",
+            json!({ "promise": promise, "from": from, "to": to, "why": why }),
+        );
     }
 
     fn kill_redis(&mut self, lasts: Duration) {

@@ -10,7 +10,7 @@ use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 use serde_json::{Value, json};
 
 use crate::record::{Recorder, now_ns};
@@ -130,11 +130,8 @@ impl Worker {
 impl Task {
     /// `None` for a task for which nobody waits any more.
     fn read(message: &BorrowedMessage<'_>) -> Option<Self> {
-        let headers: BTreeMap<&str, &[u8]> = message
-            .headers()?
-            .iter()
-            .map(|header| (header.key, header.value.unwrap_or_default()))
-            .collect();
+        let headers: BTreeMap<&str, &[u8]> =
+            message.headers()?.iter().map(|header| (header.key, header.value.unwrap_or_default())).collect();
         let deadline_ms: u128 = std::str::from_utf8(headers.get("x-deadline-ms")?).ok()?.parse().ok()?;
         if deadline_ms <= SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis() {
             return None;
