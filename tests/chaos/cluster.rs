@@ -124,8 +124,8 @@ impl Cluster {
             Fault::WorkerKill(place) => self.kill_worker(place, step.lasts),
             Fault::WorkerStop(place) => {
                 let (from, name) = (now_ns(), self.workers[place].name.clone());
-                let stop = |it: &mut Self| it.workers[place].it.sigstop();
-                self.fault(&name, "stop", step.lasts, stop, |it| it.workers[place].it.sigcont());
+                let begin = |it: &mut Self| it.workers[place].it.sigstop();
+                self.fault(&name, "stop", step.lasts, begin, |it| it.workers[place].it.sigcont());
                 self.excuse("P10", from, AGAIN, &format!("{name} was stopped: its tasks may go to another"));
             }
         }

@@ -98,11 +98,10 @@ impl State {
     fn pass(&mut self, usage: &Usage, t: u64, mark: Mark) -> bool {
         match mark {
             Mark::MayAcquire(hold) => self.pending.push(hold),
-            // Who is held beyond this moment is known by his window.
-            Mark::MayRelease(_) => {}
             Mark::MayRefuse(refusal) => self.waiting.push(refusal),
             Mark::MustRefuse(refusal) if self.waiting.contains(&refusal) => return self.fill(usage, t),
-            Mark::MustRefuse(_) => {}
+            // Who may be released is known by his window; the moment counts for what is settled in it.
+            Mark::MayRelease(_) | Mark::MustRefuse(_) => {}
             Mark::MustRelease(hold) => self.held.retain(|other| *other != hold),
             Mark::MustAcquire(hold) => return self.acquire(usage, t, hold),
         }

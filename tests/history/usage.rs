@@ -111,7 +111,6 @@ fn released_from(history: &History, request: &Request, end: Option<&End>) -> u64
         from = from.min(killed.max(request.called));
     }
     match end {
-        Some(End { how: How::Left, t }) => from.min(*t),
         // Answered early, and without a reply that says since when: at any moment.
         Some(End { how: How::Answered { status, .. }, .. }) if *status != 504 && request.replies.is_empty() => {
             request.called
