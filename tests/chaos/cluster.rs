@@ -95,7 +95,7 @@ impl Cluster {
         match step.fault {
             Fault::RedisKill => self.kill_redis(step.lasts),
             Fault::RedisStop => {
-                self.fault("redis", "stop", step.lasts, |it| it.redis.sigstop(), |it| it.redis.sigcont())
+                self.fault("redis", "stop", step.lasts, |it| it.redis.sigstop(), |it| it.redis.sigcont());
             }
             Fault::RedisPause => {
                 let line = format!("CLIENT PAUSE {} ALL", step.lasts.as_millis());
