@@ -230,3 +230,23 @@ fn what_is_no_history() {
     assert!(plus(r#"{"t":7,"who":"x","event":"start","capacity":1,"lease_ms":1}"#).contains("two start"));
     assert!(why("").contains("no start"));
 }
+
+#[test]
+fn the_program_prints_its_verdict_and_every_excuse() {
+    let judged = |name: &str, text: &str| {
+        let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.jsonl"));
+        std::fs::write(&file, text).expect("a file can be written");
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_check-history")).arg(file).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let excuse = r#"{"t":0,"who":"driver","event":"excuse","promise":"P3","from":0,"to":2000000,"why":"FLUSHALL"}"#;
+    let (code, printed) = judged("good", &format!("{GOOD}{excuse}"));
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("excused: P3 from 0.000 s to 0.002 s: FLUSHALL"), "{printed}");
+    assert!(printed.contains("verdict: clean"), "{printed}");
+    let (code, printed) = judged("leaked", &GOOD.replace(r#""size":0"#, r#""size":1"#));
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("P4 at 0.006 s") && printed.contains("verdict: NOT clean"), "{printed}");
+    assert_eq!(judged("torn", &GOOD[..GOOD.len() - 10]).0, Some(2));
+}
