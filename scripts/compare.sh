@@ -9,6 +9,7 @@
 #   --rounds N        turns of each (default 5); the table has medians, and the least and most
 #   --seconds N       measured per turn, after 2 s of warm-up (default 5)
 #   --out FILE        the result as JSON too
+#   --note TEXT       goes into the result: what the binaries are made from
 #
 #   scripts/compare.sh before=/tmp/thousandx.old after=-
 #   scripts/compare.sh now=- linger=-,KAFKA_LINGER_MS=2
@@ -23,7 +24,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
 readonly COMMAND="scripts/compare.sh $*"
 readonly SECONDS_WARMUP=2 SECONDS_FIRST=10
 readonly ROUNDS_MAX=100
-STACK=kafka CONNECTIONS=1000 ROUNDS=5 SECONDS_EACH=5 OUT='' VARIANTS=()
+STACK=kafka CONNECTIONS=1000 ROUNDS=5 SECONDS_EACH=5 OUT='' NOTE='' VARIANTS=()
 FAULTY=false
 
 main() {
@@ -36,7 +37,8 @@ main() {
   bench_build load thousandx
   OWN=$EXE_THOUSANDX
   local round variant
-  turn "${VARIANTS[0]}" "$SECONDS_FIRST" >/dev/null
+  echo "== before measuring" >&2
+  turn "${VARIANTS[0]}" "$SECONDS_FIRST"
   rm -f "$BENCH_TMP"/*.runs
   for ((round = 1; round <= ROUNDS; round++)); do
     for variant in "${VARIANTS[@]}"; do
@@ -51,9 +53,16 @@ parse() {
   while (($# > 0)); do
     case $1 in
       --embedded) STACK=embedded ;;
-      --connections) CONNECTIONS=$(number "$@") && shift ;;
-      --rounds) ROUNDS=$(number "$@") && shift ;;
-      --seconds) SECONDS_EACH=$(number "$@") && shift ;;
+      --connections | --rounds | --seconds)
+        number "$@"
+        case $1 in
+          --connections) CONNECTIONS=$2 ;;
+          --rounds) ROUNDS=$2 ;;
+          *) SECONDS_EACH=$2 ;;
+        esac
+        shift
+        ;;
+      --note) NOTE=${2?"--note needs a text"} && shift ;;
       --out) OUT=${2?"--out needs a file"} && shift ;;
       *=*) VARIANTS+=("$1") ;;
       *) usage ;;
@@ -61,11 +70,14 @@ parse() {
     shift
   done
   ((${#VARIANTS[@]} >= 1 && ROUNDS <= ROUNDS_MAX)) || usage
+  local names
+  names=$(printf '%s\n' "${VARIANTS[@]%%=*}")
+  ! grep -qvE '^[A-Za-z0-9._-]+$' <<<"$names" || die "a variant's name has letters, digits, dots and dashes only"
+  [[ -z $(sort <<<"$names" | uniq -d) ]] || die "two variants have the same name"
 }
 
 number() {
   [[ ${2-} =~ ^[1-9][0-9]{0,5}$ ]] || die "$1 needs a number from 1"
-  echo "$2"
 }
 
 usage() {
@@ -73,13 +85,14 @@ usage() {
   exit 64
 }
 
-# turn VARIANT SECONDS: one start, one load, one end; a line on standard output, the report in $BENCH_TMP/NAME.runs.
+# turn VARIANT SECONDS: one start, one load, one end; a line on standard error, the report in $BENCH_TMP/NAME.runs.
 turn() {
   local name=${1%%=*} rest=${1#*=} fields report="$BENCH_TMP/report.json" entry cpu=()
   IFS=, read -r -a fields <<<"$rest"
   EXE_THOUSANDX=${fields[0]}
   [[ $EXE_THOUSANDX != - ]] || EXE_THOUSANDX=$OWN
   [[ -x $EXE_THOUSANDX ]] || die "$EXE_THOUSANDX is no program"
+  rm -f "$BENCH_TMP/faulty"
   (
     # A shell of its own: the settings end with the turn.
     for entry in "${fields[@]:1}"; do export "${entry?}"; done
@@ -103,9 +116,11 @@ result() {
     name=${variant%%=*}
     # Binaries are named by the variant only: where they lie is nobody's business.
     jq -s --arg name "$name" -f "$REPO/scripts/lib/summary.jq" "$BENCH_TMP/$name.runs" |
-      jq --arg settings "$(cut -s -d, -f2- <<<"$variant")" '. + {settings: $settings}'
-  done | jq -s --argjson facts "$(bench_facts "$COMMAND" "$STACK" | jq 'del(.command, .settings)')" \
-    --argjson connections "$CONNECTIONS" '$facts + {connections: $connections, steps: .}' >"$BENCH_TMP/result.json"
+      jq --arg settings "$(cut -s -d, -f2- <<<"$variant" | sed -E 's#//[^/@]*@#//***@#; s/(KAFKA_CONFIG=).*/\1***/')" \
+        '. + {settings: $settings}'
+  done | jq -s --argjson facts "$(bench_facts "$COMMAND" "$STACK" | jq 'del(.command)')" --arg note "$NOTE" \
+    --argjson connections "$CONNECTIONS" '$facts + {note: $note, connections: $connections, steps: .}' \
+    >"$BENCH_TMP/result.json"
   jq -r -f "$REPO/scripts/lib/table.jq" "$BENCH_TMP/result.json" | column -t -s $'\t'
   [[ -z $OUT ]] || cp "$BENCH_TMP/result.json" "$OUT"
 }

@@ -32,16 +32,19 @@ main() {
   merge=$(llvm_profdata)
   rm -rf "$PGO_DIR/raw" && mkdir -p "$PGO_DIR/raw"
   bench_build load
-  # The counting build and the last one share a folder, so that cargo keeps what does not depend on the profile.
+  local load=$EXE_LOAD
+  # In a folder of their own, so that nothing else is built anew.
   CARGO_TARGET_DIR="$PGO_DIR" RUSTFLAGS="-C profile-generate=$PGO_DIR/raw" bench_build thousandx
-  EXE_LOAD=$(find "$REPO/target/release/deps" -name 'load-*' -type f -perm -u+x -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d' ' -f2-)
+  # Build scripts and macros count too; theirs are not wanted.
+  rm -f "$PGO_DIR"/raw/*.profraw
   if [[ $STACK == kafka ]]; then bench_start_backend && bench_start_server; else bench_start_embedded; fi
   bench_first_answer
   for connections in "${LOADS[@]}"; do
-    "$EXE_LOAD" --url "$BENCH_URL" --connections "$connections" --seconds "$SECONDS_EACH" --warmup 0 >&2
+    "$load" --url "$BENCH_URL" --connections "$connections" --seconds "$SECONDS_EACH" --warmup 0 >&2
   done
   # A process writes its counts when it ends in order.
   bench_stop_all
+  compgen -G "$PGO_DIR/raw/*.profraw" >/dev/null || die "the server left no counts: it did not end in order"
   "$merge" merge --output "$PGO_DIR/merged.profdata" "$PGO_DIR"/raw/*.profraw
   CARGO_TARGET_DIR="$PGO_DIR" RUSTFLAGS="-C profile-use=$PGO_DIR/merged.profdata" bench_build thousandx
   cp "$EXE_THOUSANDX" "$PGO_DIR/thousandx"

@@ -7,8 +7,8 @@
 #   scripts/test.sh --help           this text and the steps
 #
 # Works from a bare clone on Debian 12 with Rust (rustup), as root or with sudo: the first step installs what is missing.
-# Jars, Python packages and the last chaos run are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 15 minutes on
-# two cores, most of it compiling. The last line counts the steps; the exit code is 0 only when none failed.
+# Jars, Python packages, cargo-deny and the last chaos run are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 20
+# minutes on two cores, most of it compiling. The last line counts the steps; the exit code is 0 only when none failed.
 #
 # A real Kafka or Redis that cannot be had is a failure. THOUSANDX_REQUIRE_REAL=0 makes it a skipped step, but never
 # where CI=true.
@@ -26,6 +26,7 @@ readonly STEPS=(
   'format | 60   | cargo fmt --check'
   'scripts| 120  | syntax of shell and Python scripts, shellcheck'
   'lint   | 900  | cargo clippy, warnings are errors'
+  'deny   | 900  | licences, sources and versions of what the build depends on; advisories if their database can be had'
   'unit   | 1200 | unit, property and documentation tests'
   'system | 900  | tests of the binary that need no real Kafka or Redis'
   'real   | 1200 | tests on real Kafka and Redis: whole path, faults, life cycle'
@@ -59,6 +60,7 @@ readonly PACKAGES=(
 
 # Exit code of a step that could not run, and may be missed.
 readonly SKIPPED=77
+readonly CARGO_DENY_VERSION=0.20.2
 readonly READY_SECONDS_MAX=30
 readonly CURL=(curl --silent --show-error --max-time 5)
 
@@ -118,6 +120,23 @@ step_real() {
 step_loom() {
   cargo test --locked --manifest-path tests/loom/Cargo.toml
   cargo test --locked --manifest-path tests/history/Cargo.toml
+}
+
+# The program is built once and kept.
+step_deny() {
+  local program="$THOUSANDX_CACHE/bin/cargo-deny"
+  if have cargo-deny; then
+    program=$(command -v cargo-deny)
+  elif [[ ! -x $program ]]; then
+    # Without optimisation: it runs for seconds.
+    cargo install --locked --debug --quiet --root "$THOUSANDX_CACHE" cargo-deny --version "$CARGO_DENY_VERSION"
+  fi
+  "$program" --locked check bans licenses sources
+  if "$program" --locked fetch db >"$RUN/advisories.log" 2>&1; then
+    "$program" --locked check --disable-fetch advisories
+  else
+    note "no advisories were checked: their database cannot be reached"
+  fi
 }
 
 step_compose() {

@@ -27,7 +27,8 @@ use thousandx::kafka::submit::Submitter;
 use thousandx::kafka::wire::{Completion, Outcome, Task, Undelivered};
 use thousandx::kafka::{self, KafkaHandle};
 use thousandx::lifecycle::Lifecycle;
-use thousandx::observe::metrics::Samples;
+use thousandx::observe::exposition;
+use thousandx::observe::metrics::{Registry, Samples};
 use thousandx::worker::{self, Failure, GiftCode, Handler, Membership, WorkerAnswer, WorkerCounts, WorkerTask};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,6 +73,10 @@ impl Rig {
     }
 
     fn submit_for(&self, deadline: Duration, id: CorrelationId, body: &str) -> Result<(), Undelivered> {
+        self.submit_until(unix_ms() + u64::try_from(deadline.as_millis()).unwrap(), id, body)
+    }
+
+    fn submit_until(&self, deadline_unix_ms: u64, id: CorrelationId, body: &str) -> Result<(), Undelivered> {
         self.submitter.submit(&Task {
             id,
             body: body.as_bytes(),
@@ -79,7 +84,7 @@ impl Rig {
             traceparent: None,
             tracestate: None,
             client_request_id: None,
-            deadline_unix_ms: unix_ms() + u64::try_from(deadline.as_millis()).unwrap(),
+            deadline_unix_ms,
         })
     }
 
@@ -131,6 +136,15 @@ impl Rig {
         let mut samples = Samples::default();
         self.handle.metrics().collect(&mut samples);
         format!("{samples:?}").contains(&format!("[(\"result\", \"{result}\")]: Value {{ number: {count},"))
+    }
+
+    /// Tasks that took this lane, from `/metrics`.
+    fn produced(&self, lane: &str) -> u64 {
+        let registry = Registry::default();
+        registry.add(self.handle.metrics());
+        let (_, text) = exposition::encode(&registry.scrape(), None);
+        let series = format!("thousandx_kafka_produced_total{{lane=\"{lane}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)).expect(&text).parse().unwrap()
     }
 
     /// Writes records to the results topic as somebody else would.
@@ -265,6 +279,22 @@ fn every_task_gets_its_own_answer() {
     }
     assert_eq!(worker.counts.answered.get(), 500);
     assert_eq!(rig.handle.close(PATIENCE), 0);
+}
+
+#[test]
+fn under_load_tasks_share_batches_and_each_gets_its_answer() {
+    let mut rig = Rig::start(TaskFormat::Headers);
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let ids: Vec<_> = (0..2_000).map(|n| (rig.id(), n)).collect();
+    let deadline = unix_ms() + 20_000;
+    for (id, n) in &ids {
+        // 200 in two milliseconds, by the clock that the tasks carry.
+        rig.submit_until(deadline + n / 200 * 2, *id, &format!(r#"{{"action":"get_gift_code","n":{n}}}"#)).unwrap();
+    }
+    let found = rig.completions(ids.len());
+    assert!(ids.iter().all(|(id, n)| json(&found[id])["n"] == *n));
+    let (prompt, bulk) = (rig.produced("prompt"), rig.produced("bulk"));
+    assert!(prompt > 0 && bulk > 0 && prompt + bulk == 2_000, "prompt {prompt}, bulk {bulk}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ process, closes the connections. Source addresses 127.0.0.2, 127.0.0.3, … so t
 """
 
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ PER_ADDRESS = 20_000
 TIMEOUT_SECONDS = 20
 # Requests are sent evenly, so many a second: a burst of thousands would measure the burst.
 RATE = 5_000
+# linux/in.h; Python has it from 3.12 on.
+IP_BIND_ADDRESS_NO_PORT = 24
 
 
 def main() -> None:
@@ -28,8 +31,7 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip() == "connect":
             for number in range(count):
-                source = (f"127.0.0.{2 + number // PER_ADDRESS}", 0)
-                connections.append(socket.create_connection((host, port), TIMEOUT_SECONDS, source))
+                connections.append(connected((host, port), f"127.0.0.{2 + number // PER_ADDRESS}"))
         elif line.strip() == "send":
             for number, connection in paced(connections):
                 body = b'{"action":"get_gift_code","nonce":"held-%d"}' % number
@@ -44,6 +46,18 @@ def main() -> None:
         else:
             sys.exit(f"unknown command: {line.strip()}")
         print("done", flush=True)
+
+
+def connected(server: tuple[str, int], source: str) -> socket.socket:
+    connection = socket.socket()
+    # The port is chosen when the peer is known, so that one of another peer, or of an earlier run, is no obstacle.
+    connection.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    # Closed by a reset: thousands of ports would otherwise be out of use for a minute.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.settimeout(TIMEOUT_SECONDS)
+    connection.bind((source, 0))
+    connection.connect(server)
+    return connection
 
 
 def paced(connections: list[socket.socket]) -> Iterator[tuple[int, socket.socket]]:

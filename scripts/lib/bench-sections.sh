@@ -116,16 +116,14 @@ section_peers() {
 # === refusals (T4)
 
 section_refusals() {
-  local round holder
+  local round
   start_backend_without_worker
   for ((round = 1; round <= PEER_ROUNDS; round++)); do
     # There is no worker: the first request keeps the only permit until its deadline, and the others are refused.
     RATE_LIMIT_CAPACITY=1 KAFKA_GIFT_CODE_TIMEOUT=$HOLD_SECONDS start_server
-    curl -s -o /dev/null --max-time "$HOLD_SECONDS" -d '{}' "$BENCH_URL" &
-    holder=$!
-    until_refused
+    take_the_permit
     run_load refusing --connections "$PEAK_CONNECTIONS"
-    kill "$holder"
+    kill "$HOLDER"
     bench_stop_last
     start_echo
     run_load bare-hyper --connections "$PEAK_CONNECTIONS"
@@ -136,11 +134,17 @@ section_refusals() {
   bench_stop_all
 }
 
-# until_refused: until a request finds the only permit taken.
-until_refused() {
+# take_the_permit: a request, HOLDER, that has the only permit, as the refusal of another one shows.
+take_the_permit() {
   local deadline=$((SECONDS + 10))
-  until [[ $(curl -s -o /dev/null --max-time 1 -w '%{http_code}' -d '{}' "$BENCH_URL") == 429 ]]; do
+  HOLDER=
+  until [[ -n $HOLDER && $(curl -s -o /dev/null --max-time 1 -w '%{http_code}' -d '{}' "$BENCH_URL") == 429 ]]; do
     ((SECONDS < deadline)) || die "the permit was not taken within 10 s"
+    # It may itself have been refused, as the last look had the permit.
+    if [[ -z $HOLDER ]] || ! kill -0 "$HOLDER" 2>/dev/null; then
+      curl -s -o /dev/null --max-time "$HOLD_SECONDS" -d '{}' "$BENCH_URL" &
+      HOLDER=$!
+    fi
   done
 }
 

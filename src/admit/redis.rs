@@ -32,9 +32,11 @@ use crate::correlate::CorrelationId;
 use crate::error::StartError;
 use crate::lifecycle::Part;
 
-/// While Redis answers, an acquire waits for its turn as long as so many calls may take. What makes it wait is then this
-/// process, with more requests than it has time for; without an answer it is refused after one call's time.
-const PATIENCE_CALLS: u32 = 4;
+/// While Redis answers, an acquire waits for its turn as long as so many calls may take: what makes it wait is then this
+/// process, with more requests than it has time for. Without an answer it is refused after one call's time...
+const PATIENCE_CALLS: u32 = 3;
+/// ...and never for longer than this, or than one call: with the call itself a refusal takes a second.
+const PATIENCE_MAX: Duration = Duration::from_millis(750);
 
 /// A shard's handle of the Redis limiter; clones share it. Lives on the shard's thread.
 #[derive(Clone)]
@@ -68,7 +70,7 @@ impl RedisLimiter {
         let client = client(settings)?;
         // Equal names of two limiters would sum their gauges; the first name stays.
         let _ = metrics.part.set(health.name().to_owned());
-        let patience = settings.redis_timeout * PATIENCE_CALLS;
+        let patience = (settings.redis_timeout * PATIENCE_CALLS).min(PATIENCE_MAX).max(settings.redis_timeout);
         let batcher = Batcher::new(settings.capacity, patience, Arc::clone(&metrics));
         let shared = Rc::new(Shared {
             batcher: RefCell::new(batcher),

@@ -16,8 +16,9 @@ const RECORD_OVERHEAD_BYTES: usize = 16 * 1024;
 const MESSAGE_BYTES_MIN: usize = 1_000_000;
 /// librdkafka's own default of `batch.size`.
 const BATCH_BYTES_MAX: usize = 1_000_000;
-/// Memory of the producer's queue: 100,000 tasks of 2.6 kB. Four of the largest tasks fit in any case.
-const QUEUE_KBYTES_MIN: usize = 256 * 1024;
+/// Memory of a producer's queue, of which there is one for each lane: 50,000 tasks of 2.6 kB. Four of the largest tasks
+/// fit in any case.
+const QUEUE_KBYTES_MIN: usize = 128 * 1024;
 /// Memory of fetched and unread replies or tasks.
 const FETCHED_KBYTES_MAX: u32 = 64 * 1024;
 /// Fetched and unread records per partition; one round of a reader is 1,024.

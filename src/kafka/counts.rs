@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::health::Health;
-use super::lanes::Lanes;
+use super::lanes::{Lane, Lanes};
 use super::native::{Code, code_name};
 use crate::observe::metrics::{Collect, Counter, Samples};
 
@@ -37,10 +37,26 @@ impl ProduceErrors {
     }
 }
 
+/// Tasks of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Produced {
+    pub prompt: Counter,
+    pub bulk: Counter,
+}
+
+impl Produced {
+    pub fn count(&self, lane: Lane) {
+        match lane {
+            Lane::Prompt => self.prompt.inc(),
+            Lane::Bulk => self.bulk.inc(),
+        }
+    }
+}
+
 /// Everything, for `/metrics`.
 pub(super) struct KafkaCounts {
     /// One per shard.
-    pub produced: Vec<Arc<Counter>>,
+    pub produced: Vec<Arc<Produced>>,
     pub errors: Arc<ProduceErrors>,
     pub replies: Arc<ReplyCounts>,
     pub health: Arc<Health>,
@@ -49,8 +65,11 @@ pub(super) struct KafkaCounts {
 
 impl Collect for KafkaCounts {
     fn collect(&self, samples: &mut Samples) {
-        let produced = self.produced.iter().map(|counter| counter.get()).sum();
-        samples.counter("thousandx_kafka_produced", "Tasks handed to the producer.", &[], produced);
+        let help = "Tasks handed to the producer, by lane: at once, or with a wait for others under load.";
+        for shard in &self.produced {
+            samples.counter("thousandx_kafka_produced", help, &[("lane", "prompt")], shard.prompt.get());
+            samples.counter("thousandx_kafka_produced", help, &[("lane", "bulk")], shard.bulk.get());
+        }
         let help = "Tasks that did not reach the broker, by librdkafka's error code.";
         samples.announce("thousandx_kafka_produce_errors", help);
         for (code, count) in self.errors.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {

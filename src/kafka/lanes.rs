@@ -6,15 +6,17 @@
 //! have a grain of a millisecond: any wait, however short, adds 1 ms to a record that is alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::native::{Code, Conf, Events, Producer, Record, Topic, TopicMetadata};
+use super::native::{Code, Conf, Events, Message, Producer, Record, Topic, TopicMetadata};
 use crate::config::KafkaSettings;
 use crate::error::StartError;
 
-/// So many records a second, of the whole process, are load.
-const BULK_FROM_PER_S: u32 = 36_000;
+/// So many records a second, of the whole process, are load...
+const BULK_FROM_PER_S: u32 = 24_000;
+/// ...and on one thread never fewer than this, or with many threads a few connections on one of them would be load.
+const BULK_FROM_PER_S_OF_THREAD: u32 = 9_000;
 /// Load is counted in windows of this length...
 const WINDOW_MS: u64 = 2;
 /// ...and is what the last eight or so of them had: records come in bursts, of one limiter call for example.
@@ -42,6 +44,8 @@ pub struct Lanes {
     prompt: Producer,
     /// `None` with `KAFKA_LINGER_MS=0`: everything is prompt.
     bulk: Option<Producer>,
+    /// The bulk lane has no broker: everything is prompt until it has one again.
+    bulk_down: Arc<AtomicBool>,
 }
 
 /// A topic on both lanes; clones share it.
@@ -49,6 +53,29 @@ pub struct Lanes {
 pub struct LaneTopic {
     prompt: Topic,
     bulk: Option<Topic>,
+    bulk_down: Arc<AtomicBool>,
+}
+
+/// The bulk lane's callbacks. That it has lost its broker concerns nobody else: the prompt lane has its own connection,
+/// and says so for all when it is lost too.
+struct BulkEvents {
+    events: Arc<dyn Events>,
+    down: Arc<AtomicBool>,
+}
+
+impl Events for BulkEvents {
+    fn report(&self, message: &Message<'_>) {
+        self.events.report(message);
+    }
+
+    fn error(&self, code: Code, reason: &str) {
+        if code == Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN {
+            self.down.store(true, Ordering::Relaxed);
+            tracing::debug!(reason, "the bulk lane has no broker");
+        } else {
+            self.events.error(code, reason);
+        }
+    }
 }
 
 /// Chooses the lane by the load of late. For one thread: others may hold it, not use it.
@@ -68,7 +95,8 @@ impl Meter {
     #[must_use]
     pub fn of_one_in(threads: usize) -> Self {
         let windows_per_s = 1_000 / u32::try_from(WINDOW_MS).unwrap_or(1);
-        let bulk_from = BULK_FROM_PER_S * PARTS / windows_per_s / u32::try_from(threads).unwrap_or(1).max(1);
+        let share = BULK_FROM_PER_S / u32::try_from(threads).unwrap_or(u32::MAX).max(1);
+        let bulk_from = share.max(BULK_FROM_PER_S_OF_THREAD) * PARTS / windows_per_s;
         Self { window: AtomicU64::default(), records: AtomicU32::default(), pace: AtomicU32::default(), bulk_from }
     }
 
@@ -101,16 +129,20 @@ impl Meter {
 impl Lanes {
     /// Makes the producers, with the same `events`; does not wait for a broker.
     pub fn new(settings: &KafkaSettings, conf: MakeConf, events: &Arc<dyn Events>) -> Result<Self, StartError> {
-        let producer =
-            |linger_ms| Producer::new(conf(settings, linger_ms)?, Arc::clone(events)).map_err(StartError::Kafka);
-        let bulk = (settings.linger_ms > 0.0).then(|| producer(settings.linger_ms)).transpose()?;
-        Ok(Self { prompt: producer(0.0)?, bulk })
+        let producer = |linger_ms, events: Arc<dyn Events>| {
+            Producer::new(conf(settings, linger_ms)?, events).map_err(StartError::Kafka)
+        };
+        let bulk_down = Arc::new(AtomicBool::new(false));
+        let bulk_events = BulkEvents { events: Arc::clone(events), down: Arc::clone(&bulk_down) };
+        let has_bulk = settings.linger_ms > 0.0;
+        let bulk = has_bulk.then(|| producer(settings.linger_ms, Arc::new(bulk_events))).transpose()?;
+        Ok(Self { prompt: producer(0.0, Arc::clone(events))?, bulk, bulk_down })
     }
 
     /// As [`Producer::topic`].
     pub fn topic(&self, name: &str) -> Result<LaneTopic, Code> {
         let bulk = self.bulk.as_ref().map(|bulk| bulk.topic(name)).transpose()?;
-        Ok(LaneTopic { prompt: self.prompt.topic(name)?, bulk })
+        Ok(LaneTopic { prompt: self.prompt.topic(name)?, bulk, bulk_down: Arc::clone(&self.bulk_down) })
     }
 
     /// As [`Producer::poll`], on one lane after the other: a report comes at most half of `wait` late.
@@ -139,11 +171,12 @@ impl Lanes {
         self.each().map(Producer::queued).sum()
     }
 
-    /// As [`Producer::metadata`]. Both lanes ask, so that a success means that both have a broker; `timeout` is for each.
+    /// As [`Producer::metadata`], on the prompt lane. The bulk lane is asked as well, and left alone while it has no
+    /// broker; `timeout` is for each.
     pub fn metadata(&self, timeout: Duration) -> Result<Vec<TopicMetadata>, Code> {
         let topics = self.prompt.metadata(timeout)?;
         if let Some(bulk) = &self.bulk {
-            bulk.metadata(timeout)?;
+            self.bulk_down.store(bulk.metadata(timeout).is_err(), Ordering::Relaxed);
         }
         Ok(topics)
     }
@@ -154,12 +187,14 @@ impl Lanes {
 }
 
 impl LaneTopic {
-    /// As [`Topic::produce`], on `lane` if there is one.
+    /// As [`Topic::produce`], on `lane` if there is one and it has a broker; returns the lane that was taken.
     #[inline]
-    pub fn produce(&self, lane: Lane, partition: i32, record: &Record<'_>) -> Result<(), Code> {
+    pub fn produce(&self, lane: Lane, partition: i32, record: &Record<'_>) -> Result<Lane, Code> {
         match (&self.bulk, lane) {
-            (Some(bulk), Lane::Bulk) => bulk.produce(partition, record),
-            _ => self.prompt.produce(partition, record),
+            (Some(bulk), Lane::Bulk) if !self.bulk_down.load(Ordering::Relaxed) => {
+                bulk.produce(partition, record).map(|()| Lane::Bulk)
+            }
+            _ => self.prompt.produce(partition, record).map(|()| Lane::Prompt),
         }
     }
 }
@@ -183,6 +218,12 @@ mod tests {
     }
 
     #[test]
+    fn a_few_connections_are_no_load_on_any_number_of_threads() {
+        let meter = Meter::of_one_in(64);
+        assert!(!lanes(&meter, 8, 1_000..1_200).contains(&Lane::Bulk), "4,000 a second on one thread");
+    }
+
+    #[test]
     fn load_that_comes_in_bursts_is_load() {
         let meter = Meter::of_one_in(1);
         for burst in 0..20 {
@@ -194,7 +235,7 @@ mod tests {
     #[test]
     fn one_burst_is_none() {
         let meter = Meter::of_one_in(1);
-        assert!(!lanes(&meter, 500, 1_000..1_001).contains(&Lane::Bulk));
+        lanes(&meter, 300, 1_000..1_001);
         assert_eq!(meter.lane(1_001 * WINDOW_MS), Lane::Prompt);
     }
 }

@@ -27,7 +27,7 @@ use crate::config::KafkaSettings;
 use crate::correlate::mailbox;
 use crate::error::StartError;
 use crate::lifecycle::Part;
-use crate::observe::metrics::{Collect, Counter};
+use crate::observe::metrics::Collect;
 use counts::{KafkaCounts, ProduceErrors, ReplyCounts};
 use health::Health;
 use lanes::Lanes;
@@ -84,7 +84,7 @@ pub fn start(
     let consumer = Arc::new(consumer);
 
     let counts = Arc::new(KafkaCounts {
-        produced: shards.iter().map(|_| Arc::new(Counter::default())).collect(),
+        produced: shards.iter().map(|_| Arc::default()).collect(),
         errors,
         replies: Arc::clone(&replies),
         health: Arc::clone(&health),

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::counts::ProduceErrors;
+use super::counts::{ProduceErrors, Produced};
 use super::health::{Health, State};
 use super::lanes::{Lane, LaneTopic, Lanes, Meter};
 use super::native::{Code, Events, Message, Record};
 use super::wire::{Completion, Layout, Outcome, Task, Undelivered};
 use crate::correlate::{CorrelationId, mailbox};
-use crate::observe::metrics::Counter;
 
 /// A shard stays with one partition for this long, so that what is sent together travels in one batch...
 const STICKY_MS: u64 = 2;
@@ -27,7 +26,7 @@ const REPORT_WAIT: Duration = Duration::from_millis(100);
 pub struct Submitter {
     pub(super) way: Arc<WayOut>,
     pub(super) sticky: Arc<Sticky>,
-    pub(super) produced: Arc<Counter>,
+    pub(super) produced: Arc<Produced>,
 }
 
 /// What all shards share.
@@ -62,8 +61,8 @@ impl Submitter {
             self.way.topic.produce(turn.lane, partition, &Record { payload, headers, opaque: 0 })
         });
         match sent {
-            Ok(Ok(())) => {
-                self.produced.inc();
+            Ok(Ok(lane)) => {
+                self.produced.count(lane);
                 Ok(())
             }
             Ok(Err(code)) => {

@@ -14,7 +14,7 @@ use super::native::{Code, Consumer, Position, TopicMetadata, code_text};
 use super::submit::ProducerEvents;
 use crate::config::ReplyRouting;
 
-/// Between two looks. A look costs two small requests.
+/// Between two looks. A look costs two or three small requests.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);

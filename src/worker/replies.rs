@@ -127,7 +127,7 @@ impl Replies {
                         is_known = false;
                         let _ = lanes.metadata(METADATA_WAIT);
                     }
-                    result => return result,
+                    result => return result.map(drop),
                 }
             }
             Err(Code::RD_KAFKA_RESP_ERR__QUEUE_FULL)

@@ -271,7 +271,7 @@ fn k6_many_that_fit_are_not_too_large_together() {
     let redis = RedisServer::start();
     let server = settings(kafka, &tasks, &results, &redis.url())
         .set("MAX_BODY_BYTES", BODY_BYTES_MAX.to_string())
-        .set("KAFKA_LINGER_MS", "20")
+        .set("KAFKA_CONFIG", "linger.ms=20")
         .start();
     let stack = Stack { redis, tasks, results, server };
     let _worker = checker(kafka, &stack.tasks);

@@ -276,3 +276,27 @@ async fn load_script(connection: &mut MultiplexedConnection) -> RedisResult<()> 
 async fn request(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
     connection.send_packed_command(command).await?.extract_error()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ready when polled for the `n`th time, and wakes nobody: as a reply that waits for a busy runtime.
+    fn ready_at(n: usize) -> impl Future<Output = ()> {
+        let mut polls = 0;
+        poll_fn(move |_| {
+            polls += 1;
+            if polls >= n { Poll::Ready(()) } else { Poll::Pending }
+        })
+    }
+
+    #[test]
+    fn a_reply_that_only_waited_for_a_busy_shard_is_not_late() {
+        // Polled at first, when the time is over, and once for each last look.
+        const POLLS: usize = 2 + LAST_LOOKS;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let outcome = |n| runtime.block_on(in_time(Duration::from_millis(1), ready_at(n)));
+        assert!((1..=POLLS).all(|n| outcome(n).is_ok()));
+        assert!(outcome(POLLS + 1).is_err());
+    }
+}

@@ -29,7 +29,7 @@ pub(super) static LIMITS: Part = Part {
         setting("MAX_QUEUE_SIZE", CLIENTS, integer(1, 1_048_576))
             .default("100000")
             .unit("requests")
-            .help("Requests that wait at once in this process, split evenly over its shards, and messages in the producer's queue; more get 503. Bounds memory."),
+            .help("Requests that wait at once in this process, split evenly over its shards, and messages in each of the producer's two queues; more get 503. Bounds memory."),
         setting("KAFKA_GIFT_CODE_TIMEOUT", SERVER, Kind::Decimal { min: 0.01, max: 3600.0 })
             .default("10")
             .unit("seconds, fractions allowed")

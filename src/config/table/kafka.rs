@@ -59,11 +59,11 @@ pub(super) static CLIENT_TUNING: Part = Part {
         setting("KAFKA_LINGER_MS", CLIENTS, Kind::Decimal { min: 0.0, max: 1000.0 })
             .default("0.5")
             .unit("ms, fractions allowed")
-            .help("How long a task waits for others to share a batch, while there are more than 36,000 a second; below that none waits. 0: never."),
+            .help("How long a task waits for others to share a batch under load: above 36,000 a second, or 9,000 on one shard if that is more. Below that none waits. 0: never."),
         setting("KAFKA_MAX_IN_FLIGHT", CLIENTS, integer(1, 1_000_000))
             .default("1")
             .unit("produce requests per broker connection")
-            .help("1 makes batches form by themselves under load and keeps records in order. More helps on links with long round trips."),
+            .help("1 makes batches form by themselves. More helps on links with long round trips."),
         setting("KAFKA_FETCH_WAIT_MS", CLIENTS, integer(0, 10_000))
             .default("100")
             .dev("1")
