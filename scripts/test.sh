@@ -3,11 +3,12 @@
 #
 #   scripts/test.sh                  all steps
 #   scripts/test.sh unit real        these steps only
+#   scripts/test.sh --without chaos  all steps but these
 #   scripts/test.sh --help           this text and the steps
 #
 # Works from a bare clone on Debian 12 with Rust (rustup), as root or with sudo: the first step installs what is missing.
-# Jars, Python packages and cargo-deny are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 15 minutes on two
-# cores, most of it compiling. The last line counts the steps; the exit code is 0 only when none failed.
+# Jars, Python packages, cargo-deny and the last chaos run are kept in ${THOUSANDX_CACHE:-~/.cache/thousandx}. About 20
+# minutes on two cores, most of it compiling. The last line counts the steps; the exit code is 0 only when none failed.
 #
 # A real Kafka or Redis that cannot be had is a failure. THOUSANDX_REQUIRE_REAL=0 makes it a skipped step, but never
 # where CI=true.
@@ -30,12 +31,13 @@ readonly STEPS=(
   'system | 900  | tests of the binary that need no real Kafka or Redis'
   'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
   'faults | 1200 | the fault matrix (its quick half), as a table'
-  'loom   | 900  | every interleaving of what crosses threads'
+  'loom   | 900  | every interleaving of what crosses threads; the judge of histories'
   'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
   'smoke  | 900  | the release binary does what the README shows'
   'openapi| 900  | the release binary answers as docs/openapi.json says (schemathesis)'
+  'chaos  | 900  | three minutes of random faults on three servers, judged from the history'
 )
 
 # Test files that need real parts: patterns of the names of cargo's test targets.
@@ -84,7 +86,7 @@ step_tools() {
 
 step_format() {
   local manifest
-  for manifest in Cargo.toml tests/loom/Cargo.toml fuzz/Cargo.toml; do
+  for manifest in Cargo.toml tests/loom/Cargo.toml tests/history/Cargo.toml fuzz/Cargo.toml; do
     cargo fmt --all --check --manifest-path "$manifest"
   done
 }
@@ -105,6 +107,7 @@ step_scripts() {
 
 step_lint() {
   cargo clippy --locked --all-targets -- -D warnings
+  cargo clippy --locked --manifest-path tests/history/Cargo.toml --all-targets -- -D warnings
 }
 
 step_unit() {
@@ -131,6 +134,7 @@ step_faults() {
 
 step_loom() {
   cargo test --locked --manifest-path tests/loom/Cargo.toml
+  cargo test --locked --manifest-path tests/history/Cargo.toml
 }
 
 # The program is built once and kept.
@@ -173,6 +177,13 @@ step_smoke() {
 step_openapi() {
   released
   scripts/openapi-check.sh --binary "$RELEASED"
+}
+
+step_chaos() {
+  local out="$THOUSANDX_CACHE/chaos/test"
+  require_real || have_real || skip "no Java, Maven or redis-server on this machine"
+  rm -rf "$out"
+  scripts/chaos.sh --minutes 3 --seed 1 --out "$out"
 }
 
 # === helpers of the steps
@@ -353,6 +364,15 @@ run_step() {
   esac
 }
 
+# names_without NAME…: all steps but these.
+names_without() {
+  local step name
+  for step in "${STEPS[@]}"; do
+    name=$(field 1 "$step")
+    [[ " $* " == *" $name "* ]] || echo "$name"
+  done
+}
+
 check_names() {
   local name
   for name in "$@"; do
@@ -364,5 +384,12 @@ case ${1:-all} in
   --help | -h) usage ;;
   --step) STEP=$2 && "step_$STEP" ;;
   all) main 3>&1 4>&2 ;;
+  --without)
+    shift
+    [[ $# -gt 0 ]] || { usage >&2 && exit 64; }
+    check_names "$@"
+    mapfile -t chosen < <(names_without "$@")
+    main "${chosen[@]}" 3>&1 4>&2
+    ;;
   *) check_names "$@" && main "$@" 3>&1 4>&2 ;;
 esac

@@ -102,10 +102,14 @@ impl Response {
 impl Raw {
     /// Connects, with small writes sent at once.
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)
-            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
-        stream.set_nodelay(true).expect("nodelay can be set");
-        Self { stream, buffer: Vec::new() }
+        Self::try_connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+    }
+
+    /// The same; an error when nobody listens there.
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::new() })
     }
 
     /// Connects so that the kernel holds little of what is not read: a sender's buffer grows with the segments that its
@@ -165,6 +169,11 @@ impl Raw {
     /// RST: the connection is gone at once, for both sides.
     pub fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("linger can be set");
+    }
+
+    /// What came behind the last response; with strict request and response it is empty.
+    pub fn leftover(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// The socket itself, for buffer sizes and the like.
