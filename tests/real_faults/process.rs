@@ -103,7 +103,8 @@ fn s5_clocks_an_hour_apart() {
     let capped = |settings: Builder| settings.set("RATE_LIMIT_CAPACITY", CAPACITY.to_string());
     let stack = Stack::start_with(kafka, capped);
     let worker = checker(kafka, &stack.tasks);
-    // Ahead only: a condition variable's wait until a time of a clock that is behind ends at once, again and again.
+    // Ahead only, which puts the third an hour behind: a preloaded clock that is behind disagrees with the C library's
+    // own, by which it waits.
     let off = |by_s: &str| {
         let builder = settings(kafka, &stack.tasks, &stack.results, &stack.redis.url());
         capped(builder.set("LD_PRELOAD", library.as_str()).set("CLOCK_OFFSET_S", by_s)).start()
