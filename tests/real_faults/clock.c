@@ -1,9 +1,7 @@
 /* A wall clock that is off by CLOCK_OFFSET_S seconds, as a library to preload. The monotonic clock stays as it is.
  *
- * libfaketime does not go with an allocator that is linked into the program: it allocates at its start, and the allocator
- * asks it for the time at its own. This one allocates nothing. */
+ * libfaketime crashes a program that has an allocator of its own linked in. This one allocates nothing. */
 #define _GNU_SOURCE
-#include <pthread.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -43,12 +41,4 @@ time_t time(time_t *now)
 	if (now != NULL)
 		*now = time.tv_sec;
 	return time.tv_sec;
-}
-
-/* Waits until a time of the wrong clock: the kernel knows the right one only. */
-int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *until)
-{
-	struct timespec right = *until;
-	right.tv_sec -= offset_s();
-	return pthread_cond_clockwait(cond, mutex, CLOCK_REALTIME, &right);
 }

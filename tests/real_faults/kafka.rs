@@ -120,7 +120,7 @@ fn k3_hung_under_load(kafka: &mut Kafka, stack: &mut Stack) {
 }
 
 /// The one broker is leader of everything and coordinator of the worker's group: both go and come back with it. That a
-/// leader moves to another broker is tried on the mock cluster (tests/kafka_mock.rs).
+/// leader moves to another broker is tried on the mock cluster (`tests/kafka_mock.rs`).
 fn k5_restarted_in_order(kafka: &mut Kafka, stack: &mut Stack) {
     let mut row = Row::start("K5", "the group's coordinator is restarted in order", KAFKA_BACK_WITHIN);
     let load = stack.load();

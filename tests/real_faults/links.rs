@@ -23,12 +23,17 @@ const NARROW: u32 = 20;
 /// A broker that says nothing is known by an answer that does not come, for a second, every half.
 const SILENT_WITHIN: Duration = Duration::from_secs(3);
 
+/// What is done to a link.
+type Spoil = fn(&Link);
+
 /// A proxy, unless it cannot be had: then every row is skipped.
 fn proxy(rows: &mut [&mut Row]) -> Option<Toxiproxy> {
     match Toxiproxy::start() {
         Ok(proxy) => Some(proxy),
         Err(reason) => {
-            rows.iter_mut().for_each(|row| row.skip(reason.clone()));
+            for row in rows {
+                row.skip(reason.clone());
+            }
             None
         }
     }
@@ -96,7 +101,7 @@ fn r2_r3_link_to_redis_is_silent_reset_and_cut() {
     let Some(proxy) = proxy(&mut [&mut silent, &mut reset, &mut cut]) else { return };
     let (mut stack, link) = linked_to_redis(&proxy);
     let _worker = checker(Kafka::shared(), &stack.tasks);
-    let faults: [(&mut Row, fn(&Link)); 3] =
+    let faults: [(&mut Row, Spoil); 3] =
         [(&mut silent, Link::silence), (&mut reset, Link::reset), (&mut cut, Link::cut)];
     for (row, spoil) in faults {
         let load = stack.load();
@@ -137,7 +142,7 @@ fn k2_k3_link_to_kafka_is_slow_narrow_silent_and_cut() {
     let _worker = checker(&kafka, &stack.tasks);
 
     k3_slow_and_narrow(&mut slow, &mut narrow, &mut stack, &link);
-    let faults: [(&mut Row, fn(&Link)); 3] =
+    let faults: [(&mut Row, Spoil); 3] =
         [(&mut silent, Link::silence), (&mut reset, Link::reset), (&mut cut, Link::cut)];
     for (row, spoil) in faults {
         let load = stack.load();

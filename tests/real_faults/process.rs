@@ -35,7 +35,9 @@ fn wait_size(stack: &Stack, count: u64) {
 /// The end of a row: nothing is in flight at any of these servers, nothing is left in Redis.
 fn assert_empty(row: &mut Row, stack: &Stack, servers: &[&Server]) {
     let (_, took) = timed(|| {
-        servers.iter().for_each(|server| server.wait_metric("thousandx_in_flight", SOON, |count| count == 0.0));
+        for server in servers {
+            server.wait_metric("thousandx_in_flight", SOON, |count| count == 0.0);
+        }
         wait_until(SOON, || (size(&mut stack.redis.client()) == 0).then_some(()))
     });
     row.permits(size(&mut stack.redis.client()), took);
@@ -101,7 +103,8 @@ fn s5_clocks_an_hour_apart() {
     let capped = |settings: Builder| settings.set("RATE_LIMIT_CAPACITY", CAPACITY.to_string());
     let stack = Stack::start_with(kafka, capped);
     let worker = checker(kafka, &stack.tasks);
-    // Ahead only: a condition variable's wait until a time of a clock that is behind ends at once, again and again.
+    // Ahead only, which puts the third an hour behind: a preloaded clock that is behind disagrees with the C library's
+    // own, by which it waits.
     let off = |by_s: &str| {
         let builder = settings(kafka, &stack.tasks, &stack.results, &stack.redis.url());
         capped(builder.set("LD_PRELOAD", library.as_str()).set("CLOCK_OFFSET_S", by_s)).start()
@@ -189,7 +192,9 @@ fn s7_out_of_file_descriptors() {
     let mut stack = Stack::start(kafka);
     let _worker = checker(kafka, &stack.tasks);
     let mut served: Vec<Raw> = (0..8).map(|_| Raw::connect(stack.server.address())).collect();
-    served.iter_mut().for_each(|client| assert_eq!(ask(client, "{}").status, 200));
+    for client in &mut served {
+        assert_eq!(ask(client, "{}").status, 200);
+    }
 
     let pid = stack.server.process().pid();
     let before = limit_descriptors(pid, None);
@@ -241,7 +246,7 @@ fn limit_descriptors(pid: u32, former: Option<Rlimit>) -> Rlimit {
         .expect("the descriptors of a child can be listed")
         .map(|entry| entry.expect("a descriptor").file_name().to_string_lossy().parse().expect("a number"))
         .collect();
-    let lowest_free = (0..).find(|number| !open.contains(number)).expect("some number is free");
+    let lowest_free = (0..=open.len() as u64).find(|number| !open.contains(number)).expect("some number is free");
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
     // The hard limit stays: raising it again would need privileges.
     let set = |current| {
@@ -260,7 +265,9 @@ fn s10_one_shard_is_blocked() {
     let mut stack = Stack::start(kafka);
     let _worker = checker(kafka, &stack.tasks);
     let mut clients: Vec<Raw> = (0..16).map(|_| Raw::connect(stack.server.address())).collect();
-    clients.iter_mut().for_each(|client| assert_eq!(ask(client, r#"{"hold_ms":0}"#).status, 200));
+    for client in &mut clients {
+        assert_eq!(ask(client, r#"{"hold_ms":0}"#).status, 200);
+    }
 
     let Some(tracer) = block(&mut stack.server, "shard-0", BLOCKED, &mut row) else { return };
     let begun = Instant::now();

@@ -204,7 +204,9 @@ fn r7_failover_with_loss_under_load() {
     let held: Vec<_> = (0..5).map(|_| stack.hold(1_500)).collect();
     wait_until(WAIT_MAX, || (size(&mut second) == 5).then_some(())).expect("the replica has the permits");
     command(&mut second, "REPLICAOF NO ONE");
-    held.into_iter().for_each(|waiting| assert_eq!(answer(waiting).0.status, 200));
+    for waiting in held {
+        assert_eq!(answer(waiting).0.status, 200);
+    }
     wait_until(WAIT_MAX, || (size(&mut first) == 0).then_some(())).expect("the first has none");
 
     let load = stack.load();
