@@ -29,16 +29,21 @@ readonly STEPS=(
   'deny   | 900  | licences, sources and versions of what the build depends on; advisories if their database can be had'
   'unit   | 1200 | unit, property and documentation tests'
   'system | 900  | tests of the binary that need no real Kafka or Redis'
-  'real   | 1200 | tests on real Kafka and Redis: whole path, faults, life cycle'
+  'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
+  'faults | 1200 | the fault matrix (its quick half), as a table'
   'loom   | 900  | every interleaving of what crosses threads; the judge of histories'
+  'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
   'smoke  | 900  | the release binary does what the README shows'
+  'openapi| 900  | the release binary answers as docs/openapi.json says (schemathesis)'
   'chaos  | 900  | three minutes of random faults on three servers, judged from the history'
 )
 
 # Test files that need real parts: patterns of the names of cargo's test targets.
 readonly REAL_TESTS='^(real.*|harness|limiter)$'
+# And the one that the step `faults` runs.
+readonly FAULT_TESTS='^real_faults$'
 
 # What has to be there, and the Debian package that has it.
 readonly PACKAGES=(
@@ -56,6 +61,7 @@ readonly PACKAGES=(
   'curl|curl'
   'git|git'
   'shellcheck|shellcheck'
+  'strace|strace'
 )
 
 # Exit code of a step that could not run, and may be missed.
@@ -75,11 +81,14 @@ step_tools() {
   fi
   python_venv tests/template_worker/requirements.txt
   python_venv scripts/lib/compose-requirements.txt --no-deps
+  python_venv scripts/lib/schemathesis-requirements.txt --no-deps
 }
 
 step_format() {
-  cargo fmt --all --check
-  cargo fmt --manifest-path tests/history/Cargo.toml --check
+  local manifest
+  for manifest in Cargo.toml tests/loom/Cargo.toml tests/history/Cargo.toml fuzz/Cargo.toml; do
+    cargo fmt --all --check --manifest-path "$manifest"
+  done
 }
 
 step_scripts() {
@@ -102,7 +111,7 @@ step_lint() {
 }
 
 step_unit() {
-  cargo test --locked --lib --bins
+  cargo test --locked --lib --bins 2>&1 | tee -a "$RUN/tests"
   cargo test --locked --doc
 }
 
@@ -115,6 +124,12 @@ step_system() {
 step_real() {
   require_real || have_real || skip "no Java, Maven or redis-server on this machine"
   run_tests -E
+}
+
+step_faults() {
+  require_real || have_real || skip "no Java, Maven or redis-server on this machine"
+  # The rows that other test files cover have run in the steps before.
+  scripts/faults.sh --quick --after "$RUN/tests"
 }
 
 step_loom() {
@@ -139,6 +154,10 @@ step_deny() {
   fi
 }
 
+step_fuzz() {
+  scripts/fuzz.sh --seconds 3
+}
+
 step_compose() {
   scripts/check-docker.sh compose
   note "no container was started: that the images can be pulled and the containers come up is not checked"
@@ -150,11 +169,14 @@ step_image() {
 }
 
 step_smoke() {
-  local binary="${CARGO_TARGET_DIR:-$REPO/target}/release/thousandx"
-  # The step before has just built it from the same files.
-  [[ -f $RUN/released ]] || cargo build --release --locked --bin thousandx
-  check_profiles "$binary"
-  smoke "$binary"
+  released
+  check_profiles "$RELEASED"
+  smoke "$RELEASED"
+}
+
+step_openapi() {
+  released
+  scripts/openapi-check.sh --binary "$RELEASED"
 }
 
 step_chaos() {
@@ -165,6 +187,13 @@ step_chaos() {
 }
 
 # === helpers of the steps
+
+# Sets RELEASED to the release binary, built unless a step before has just built it from the same files.
+released() {
+  RELEASED="${CARGO_TARGET_DIR:-$REPO/target}/release/thousandx"
+  [[ -f $RUN/released ]] || cargo build --release --locked --bin thousandx
+  touch "$RUN/released"
+}
 
 install_packages() {
   local entry missing=()
@@ -193,9 +222,10 @@ run_tests() {
   local name targets=()
   while IFS= read -r name; do
     targets+=(--test "$name")
-  done < <(test_targets | grep "$1" "$REAL_TESTS")
+  done < <(test_targets | grep "$1" "$REAL_TESTS" | grep -Ev "$FAULT_TESTS")
   [[ ${#targets[@]} -gt 0 ]] || die "no test matches"
-  cargo test --locked "${targets[@]}"
+  # The output, and what fault tests measured, are for the table of the step `faults`.
+  cargo test --locked "${targets[@]}" 2>&1 | tee -a "$RUN/tests"
 }
 
 # As cargo finds them: tests/NAME.rs and tests/NAME/main.rs.
@@ -289,7 +319,7 @@ field() {
 main() {
   local step name passed=0 failed=0 skipped=0 summary='' result seconds
   RUN=$(mktemp -d)
-  export RUN
+  export RUN THOUSANDX_ROWS="$RUN/rows"
   trap 'rm -rf "$RUN"' EXIT
   for step in "${STEPS[@]}"; do
     name=$(field 1 "$step")

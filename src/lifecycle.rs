@@ -1,9 +1,21 @@
 //! Starting → Running → Draining → Closed, and the readiness of each part.
 //!
-//! Parts register once at start and flip their own flag; `/readyz` reads them all. Nothing here blocks.
+//! Parts register once at start and flip their own flag; `/readyz` reads them all. Nothing here blocks. Read and written
+//! by every thread: `tests/loom` checks it.
 
+use std::sync::PoisonError;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+#[cfg(loom)]
+use loom::sync::{Arc, Mutex};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(not(loom))]
+use std::sync::{Arc, Mutex};
+
+/// What a part is called; never changes, so that loom has nothing to see in it.
+type Name = std::sync::Arc<str>;
 
 /// Where the process is in its life. The order is the only order in which it moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +34,7 @@ pub enum Phase {
 /// Readiness flag of one part; cheap to clone, set by its owner only.
 #[derive(Debug, Clone)]
 pub struct Part {
-    name: Arc<str>,
+    name: Name,
     ready: Arc<AtomicBool>,
 }
 
@@ -61,7 +73,7 @@ impl Lifecycle {
     }
 
     /// Adds a part that is not ready yet.
-    pub fn register(&self, name: impl Into<Arc<str>>) -> Part {
+    pub fn register(&self, name: impl Into<Name>) -> Part {
         let part = Part { name: name.into(), ready: Arc::default() };
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part.clone());
         part

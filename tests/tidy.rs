@@ -243,7 +243,7 @@ impl<'ast> Visit<'ast> for Imports {
 #[test]
 fn files_and_functions_fit_the_reader() {
     let mut offences = Vec::new();
-    for source in sources(&["src", "tests", "benches"]) {
+    for source in sources(&["src", "tests", "benches", "fuzz"]) {
         let lines = source.text.lines().count();
         if source.path.starts_with("src/") && lines > FILE_LINES_MAX {
             offences.push(format!("{} has {lines} lines, of at most {FILE_LINES_MAX}", source.path));
@@ -370,7 +370,7 @@ fn flatten(tokens: TokenStream, into: &mut Vec<(String, usize)>) {
 #[test]
 fn unsafe_code_is_where_it_may_be() {
     let mut offences = Vec::new();
-    for source in sources(&["src", "tests", "benches"]) {
+    for source in sources(&["src", "tests", "benches", "fuzz"]) {
         if UNSAFE_ALLOWED.iter().any(|(path, _)| source.path.starts_with(path)) {
             continue;
         }

@@ -65,6 +65,8 @@ pub struct Outcome {
     pub connect_errors: u64,
     /// Connections that were opened again.
     pub reconnects: u64,
+    /// Right answers to measured requests, by connection.
+    pub served: Vec<u64>,
     /// The first answer that was wrong or malformed.
     pub sample: Option<String>,
 }
@@ -103,6 +105,7 @@ impl<'a> Driver<'a> {
                 unsent: 0,
                 connect_errors: 0,
                 reconnects: 0,
+                served: vec![0; plan.connections],
                 sample: None,
             },
             plan,
@@ -253,6 +256,7 @@ impl<'a> Driver<'a> {
         let measured = pending.due >= window.measured_from;
         let tally = if measured { &mut self.outcome.measured } else { &mut self.outcome.warmup };
         tally.add(verdict, now.saturating_duration_since(pending.due));
+        self.outcome.served[index] += u64::from(measured && verdict == Verdict::Ok);
         self.waiting -= 1;
         self.conns[index].state = State::Idle;
         // Only this thread writes it: no read-modify-write is needed.

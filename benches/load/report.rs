@@ -24,6 +24,7 @@ pub struct Sum {
     unsent: u64,
     connect_errors: u64,
     reconnects: u64,
+    served: Vec<u64>,
     sample: Option<String>,
 }
 
@@ -36,6 +37,7 @@ impl Default for Sum {
             unsent: 0,
             connect_errors: 0,
             reconnects: 0,
+            served: Vec::new(),
             sample: None,
         }
     }
@@ -50,6 +52,7 @@ impl Sum {
         self.unsent += outcome.unsent;
         self.connect_errors += outcome.connect_errors;
         self.reconnects += outcome.reconnects;
+        self.served.extend_from_slice(&outcome.served);
         self.sample = self.sample.take().or_else(|| outcome.sample.clone());
     }
 }
@@ -93,6 +96,8 @@ pub struct Report {
     pub connect_errors: u64,
     /// Connections that were opened again.
     pub reconnects: u64,
+    /// How evenly the right answers are spread over the connections.
+    pub fairness: Fairness,
     /// CPU time per process over the measured window; null for a process that could not be read.
     pub cpu: BTreeMap<String, Option<Cpu>>,
     /// Share of its threads' time for which the generator ran, 0 to 1.
@@ -136,6 +141,17 @@ pub struct Percentiles {
     max: f64,
 }
 
+/// Right answers per connection.
+#[derive(Debug, Serialize)]
+pub struct Fairness {
+    /// Jain's index, (Σx)² / (n Σx²): 1 when all have the same, 1/n when one has everything; null without answers.
+    pub jain: Option<f64>,
+    /// The fewest that a connection got.
+    pub min: u64,
+    /// The most.
+    pub max: u64,
+}
+
 /// CPU time of a process.
 #[derive(Debug, Serialize)]
 pub struct Cpu {
@@ -171,6 +187,7 @@ impl Report {
             unsent: sum.unsent,
             connect_errors: sum.connect_errors,
             reconnects: sum.reconnects,
+            fairness: Fairness::of(&sum.served),
             cpu: cpu
                 .into_iter()
                 .map(|(name, usage)| (name, usage.map(|usage| Cpu { usage, us_per_request: per_request(usage) })))
@@ -207,6 +224,18 @@ impl Counts {
     }
 }
 
+impl Fairness {
+    fn of(served: &[u64]) -> Self {
+        let sum: f64 = served.iter().map(|count| float(*count)).sum();
+        let squares: f64 = served.iter().map(|count| float(*count).powi(2)).sum();
+        Self {
+            jain: ratio(sum * sum, float(served.len() as u64) * squares),
+            min: served.iter().copied().min().unwrap_or_default(),
+            max: served.iter().copied().max().unwrap_or_default(),
+        }
+    }
+}
+
 impl Percentiles {
     fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| rounded(float(histogram.value_at_quantile(quantile)) / 1e3);
@@ -238,6 +267,9 @@ impl fmt::Display for Report {
         }
         if let Some(delay) = &self.send_delay_us {
             writeln!(f, "  send delay  {delay}")?;
+        }
+        if let Fairness { jain: Some(jain), min, max } = self.fairness {
+            writeln!(f, "  per connection: {min} to {max} right answers, Jain's index {jain:.3}")?;
         }
         for (name, cpu) in &self.cpu {
             match cpu.as_ref().and_then(|cpu| cpu.us_per_request) {
@@ -285,4 +317,19 @@ fn ratio(a: f64, b: f64) -> Option<f64> {
 /// Three decimals: what is behind them is noise.
 fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fairness_is_one_when_all_get_the_same_and_small_when_one_gets_all() {
+        let jain = |served: &[u64]| Fairness::of(served).jain;
+        assert_eq!(jain(&[3, 3, 3, 3]), Some(1.0));
+        assert_eq!(jain(&[12, 0, 0, 0]), Some(0.25));
+        assert_eq!((jain(&[]), jain(&[0, 0])), (None, None));
+        let uneven = Fairness::of(&[1, 3]);
+        assert_eq!((uneven.min, uneven.max, uneven.jain), (1, 3, Some(0.8)));
+    }
 }

@@ -1,5 +1,8 @@
 //! A rate cap: the generic cell rate algorithm (ITU-T I.371), which is a token bucket in one number. Pure.
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use crate::admit::local::LocalLimiter;
 use crate::config::{Config, LimiterKind};
 use crate::correlate::{ShardAddress, mailbox};
 use crate::error::StartError;
-use crate::http::body::ByteBudget;
+use crate::http::budget::ByteBudget;
 use crate::kafka::{self, KafkaHandle};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::net::accept::ConnectionCap;

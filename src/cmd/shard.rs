@@ -15,7 +15,7 @@ use crate::admit::redis::{RedisLimiter, RedisMetrics};
 use crate::config::{HttpSettings, LimiterSettings};
 use crate::correlate::{ShardAddress, Table, mailbox};
 use crate::error::StartError;
-use crate::http::body::ByteBudget;
+use crate::http::budget::ByteBudget;
 use crate::http::metrics::HttpMetrics;
 use crate::http::{self, Door, Gateway};
 use crate::kafka::submit::Submitter;

@@ -101,6 +101,15 @@ impl DotEnv {
         dotenv
     }
 
+    /// The same from anything that can be read; `path` is what messages call it.
+    #[doc(hidden)] // public for fuzz/
+    #[must_use]
+    pub fn from_reader(path: &Path, file: impl Read) -> Self {
+        let mut dotenv = Self { path: path.to_owned(), ..Self::default() };
+        dotenv.take(dotenvy::from_read_iter(file));
+        dotenv
+    }
+
     fn take(&mut self, lines: impl Iterator<Item = dotenvy::Result<(String, String)>>) {
         for line in lines {
             match line {

@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -10,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde::de::IgnoredAny;
 
+use super::budget::ByteBudget;
 use super::route::BodyKind;
 use crate::config::HttpSettings;
 use crate::error::Reject;
@@ -57,44 +57,8 @@ pub fn check_json(body: &[u8], depth_max: usize) -> Result<(), Reject> {
     Ok(())
 }
 
-/// Memory for bodies that are still arriving, shared by all connections of the process. A body that is there at once,
-/// as most are, never asks for any.
-#[derive(Debug)]
-pub struct ByteBudget {
-    used: AtomicUsize,
-    max: usize,
-}
-
-impl ByteBudget {
-    /// A budget of `max` bytes, none used.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max }
-    }
-}
-
-/// What one body has taken from the budget; given back on drop.
-struct Arriving<'a> {
-    budget: &'a ByteBudget,
-    bytes: usize,
-}
-
-impl Arriving<'_> {
-    fn add(&mut self, bytes: usize) -> Result<(), Reject> {
-        self.bytes += bytes;
-        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if used > self.budget.max { Err(Reject::Overloaded) } else { Ok(()) }
-    }
-}
-
-impl Drop for Arriving<'_> {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 async fn collect(incoming: &mut Incoming, bytes_max: usize, budget: &ByteBudget) -> Result<Bytes, Reject> {
-    let mut arriving = Arriving { budget, bytes: 0 };
+    let mut arriving = budget.arriving();
     let mut pieces = Pieces::None;
     while let Some(frame) = incoming.frame().await {
         let Ok(data) = frame.map_err(|_| Reject::BrokenBody)?.into_data() else { continue };
@@ -106,7 +70,9 @@ async fn collect(incoming: &mut Incoming, bytes_max: usize, budget: &ByteBudget)
         if incoming.is_end_stream() {
             break;
         }
-        arriving.add(length)?;
+        if !arriving.add(length) {
+            return Err(Reject::Overloaded);
+        }
     }
     Ok(pieces.into_bytes())
 }
@@ -190,19 +156,6 @@ mod tests {
             assert!(malformed(bad.as_bytes()), "{bad}");
         }
         assert!(malformed(b"\"\xff\""), "not UTF-8");
-    }
-
-    #[test]
-    fn the_budget_refuses_what_is_too_much_and_gets_everything_back() {
-        let budget = ByteBudget::new(10);
-        let mut one = Arriving { budget: &budget, bytes: 0 };
-        assert_eq!(one.add(6), Ok(()));
-        let mut two = Arriving { budget: &budget, bytes: 0 };
-        assert_eq!(two.add(6), Err(Reject::Overloaded));
-        drop(two);
-        assert_eq!(one.add(4), Ok(()));
-        drop(one);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod body;
+pub mod budget;
 pub mod metrics;
 pub mod queue;
 pub mod respond;
@@ -31,7 +32,7 @@ use crate::kafka::wire::Outcome;
 use crate::lifecycle::Lifecycle;
 use crate::observe::clock::Clock;
 use crate::observe::metrics::Registry;
-use body::ByteBudget;
+use budget::ByteBudget;
 use metrics::HttpMetrics;
 use respond::RequestId;
 use route::Route;
@@ -43,6 +44,8 @@ pub enum Framing {
     Clear,
     /// `Content-Length` and `Transfer-Encoding` together.
     Ambiguous,
+    /// A line of the head ended in LF without CR.
+    BareLf,
 }
 
 /// Which listener a request came through.

@@ -67,8 +67,8 @@ impl RequestId {
 #[must_use]
 pub fn answer(answer: Answer, request_id: &RequestId) -> Response<Full<Bytes>> {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    // RFC 9110, 15.3.5 and 15.4.5: these have no content.
-    let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    // RFC 9110, 15.3.5, 15.3.6 and 15.4.5: these have no content.
+    let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
     let mut response = Response::new(Full::new(if is_empty { Bytes::new() } else { answer.body }));
     *response.status_mut() = status;
     let content_type = answer.content_type.and_then(|value| HeaderValue::from_maybe_shared(value).ok());
@@ -218,6 +218,16 @@ mod tests {
         }
         assert_eq!(request_id(&["a", "b"]).of_client(), None);
         assert_eq!(request_id(&[]).or_random(|| 0).to_str().unwrap(), "00000000-0000-4000-8000-000000000000");
+    }
+
+    #[test]
+    fn an_answer_without_content_has_none_whatever_the_worker_says() {
+        for (status, length) in [(200, 2), (204, 0), (205, 0), (206, 2), (304, 0), (404, 2)] {
+            let said = Answer { status, content_type: None, body: Bytes::from_static(b"{}") };
+            let response = answer(said, &request_id(&[]));
+            let exact = hyper::body::Body::size_hint(response.body()).exact();
+            assert_eq!((response.status().as_u16(), exact), (status, Some(length)));
+        }
     }
 
     #[test]

@@ -58,8 +58,12 @@ pub fn vet<B>(request: &Request<B>, framing: Framing, limits: &HttpSettings) -> 
     if headers.len() > limits.headers_max || header_bytes > limits.header_bytes_max {
         return Err(Reject::HeadersTooLarge);
     }
-    if framing == Framing::Ambiguous {
-        return Err(Reject::BadRequest("Content-Length and Transfer-Encoding exclude each other"));
+    match framing {
+        Framing::Clear => {}
+        Framing::Ambiguous => {
+            return Err(Reject::BadRequest("Content-Length and Transfer-Encoding exclude each other"));
+        }
+        Framing::BareLf => return Err(Reject::BadRequest("a line of the head ends without CR")),
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let first_is_foreign = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));

@@ -3,7 +3,6 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::conn;
 use super::sweep::Net;
+use crate::admit::counter::Counter;
 use crate::error::Reject;
 use crate::http::{Gateway, respond};
 use crate::observe::log::Throttle;
@@ -27,31 +27,29 @@ static WARNINGS: Throttle = Throttle::new(Duration::from_secs(10));
 /// Connections of the whole process, against `MAX_CONNECTIONS`.
 #[derive(Debug, Clone)]
 pub struct ConnectionCap {
-    open: Arc<AtomicUsize>,
-    max: usize,
+    open: Arc<Counter>,
 }
 
 impl ConnectionCap {
     /// A cap of `max` connections, none open.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { open: Arc::default(), max }
+        Self { open: Arc::new(Counter::new(u32::try_from(max).unwrap_or(u32::MAX))) }
     }
 
     fn take(&self) -> Option<Taken> {
-        let taken = Taken { open: Arc::clone(&self.open) };
-        (self.open.fetch_add(1, Ordering::Relaxed) < self.max).then_some(taken)
+        self.open.acquire().then(|| Taken { open: Arc::clone(&self.open) })
     }
 }
 
 /// One connection under the cap; given back on drop.
 struct Taken {
-    open: Arc<AtomicUsize>,
+    open: Arc<Counter>,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.open.release();
     }
 }
 
@@ -120,4 +118,19 @@ fn start(stream: TcpStream, net: &Rc<Net>, gateway: &Rc<Gateway>, cap: &Connecti
 fn is_the_peers_doing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_takes_no_place_and_a_closed_connection_gives_its_own_back() {
+        let cap = ConnectionCap::new(2);
+        let (one, two) = (cap.take(), cap.clone().take());
+        assert!(one.is_some() && two.is_some(), "clones share the count");
+        assert!(cap.take().is_none() && cap.take().is_none());
+        drop(one);
+        assert!(cap.take().is_some(), "what was refused left no trace");
+    }
 }

@@ -160,11 +160,17 @@ impl ConnState {
     }
 
     fn request_started(&self) -> Framing {
-        // A pipelined request's head came with the one before it and was not scanned; hyper then does what RFC 9112,
-        // 6.3 allows: Transfer-Encoding wins and the connection closes.
-        let ambiguous = self.phase.get() == Phase::Head && self.head.borrow().is_ambiguous();
+        let head = self.head.borrow();
+        let framing = match self.phase.get() {
+            Phase::Head if head.is_ambiguous() => Framing::Ambiguous,
+            Phase::Head if head.has_bare_lf() => Framing::BareLf,
+            // A pipelined request's head came with the one before it and was not scanned; hyper then does what
+            // RFC 9112, 6.3 allows: Transfer-Encoding wins and the connection closes.
+            _ => Framing::Clear,
+        };
+        drop(head);
         self.enter(Phase::Serving);
-        if ambiguous { Framing::Ambiguous } else { Framing::Clear }
+        framing
     }
 
     fn response_ready(&self, response: &mut Response<Full<Bytes>>) {

@@ -1,18 +1,26 @@
-//! A look at the head of a request as it passes by, for the one thing that hyper does not tell its service: that
-//! `Content-Length` and `Transfer-Encoding` came together (RFC 9112, 6.3: a sign of request smuggling).
+//! A look at the head of a request as it passes by, for the two things that hyper does not tell its service: that
+//! `Content-Length` and `Transfer-Encoding` came together (RFC 9112, 6.3), and that a line ended in LF without CR
+//! (RFC 9112, 2.2). Both are signs of request smuggling: what stands in front may have read them otherwise.
 
 /// Longest header name of interest, `transfer-encoding`, and its colon.
 const PREFIX_MAX: usize = 18;
 
 /// Scans one head; bytes may come in any pieces.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen, in any combination")]
 #[derive(Debug, Clone, Default)]
 pub struct HeadScan {
     /// Start of the line that is being read, at most as much as tells the two names apart.
     prefix: [u8; PREFIX_MAX],
     prefix_len: usize,
+    /// The last byte that [`HeadScan::keep`] saw, kept or not.
+    last: u8,
     lines: u32,
     content_length: bool,
     transfer_encoding: bool,
+    bare_lf: bool,
+    /// The first line was empty. Allowed before a request line (RFC 9112, 2.2); or the end of a head whose beginning
+    /// came with the request before it, and what follows is a body.
+    starts_empty: bool,
     complete: bool,
 }
 
@@ -22,11 +30,11 @@ impl HeadScan {
         while !self.complete && !bytes.is_empty() {
             let Some(end) = memchr::memchr(b'\n', bytes) else { return self.keep(bytes) };
             if self.prefix_len == 0 {
-                self.line_ended(&bytes[..end]);
+                self.line_ended(&bytes[..end], end.checked_sub(1).map(|last| bytes[last]));
             } else {
                 self.keep(&bytes[..end]);
                 let (prefix, len) = (self.prefix, std::mem::take(&mut self.prefix_len));
-                self.line_ended(&prefix[..len]);
+                self.line_ended(&prefix[..len], Some(self.last));
             }
             bytes = &bytes[end + 1..];
         }
@@ -36,6 +44,12 @@ impl HeadScan {
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
         self.content_length && self.transfer_encoding
+    }
+
+    /// A line of the head ended in LF without CR. Not told of what starts with an empty line, which no proxy sends.
+    #[must_use]
+    pub fn has_bare_lf(&self) -> bool {
+        self.bare_lf && !self.starts_empty
     }
 
     /// The request line has not ended yet: what is too long is the request target.
@@ -49,13 +63,16 @@ impl HeadScan {
         let taken = piece.len().min(PREFIX_MAX - self.prefix_len);
         self.prefix[self.prefix_len..self.prefix_len + taken].copy_from_slice(&piece[..taken]);
         self.prefix_len += taken;
+        self.last = piece.last().copied().unwrap_or(self.last);
     }
 
-    /// `line`: all of it, or as much as [`HeadScan::keep`] kept.
-    fn line_ended(&mut self, line: &[u8]) {
+    /// `line`: all of it, or as much as [`HeadScan::keep`] kept; `last`: its last byte in any case.
+    fn line_ended(&mut self, line: &[u8], last: Option<u8>) {
         // An empty line before the request line is allowed (RFC 9112, 2.2); the one after the fields ends the head.
         let empty = line.is_empty() || line == b"\r";
         self.complete = empty && self.lines > 0;
+        self.starts_empty |= empty && self.lines == 0;
+        self.bare_lf |= last != Some(b'\r');
         self.lines += u32::from(!empty);
         self.content_length |= is_field(line, b"content-length");
         self.transfer_encoding |= is_field(line, b"transfer-encoding");
@@ -89,6 +106,30 @@ mod tests {
         let mut scan = HeadScan::default();
         scan.feed(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx-content-length: 1\r\n\r\ncontent-length: 1\r\n");
         assert!(!scan.is_ambiguous());
+    }
+
+    #[test]
+    fn sees_a_bare_line_feed_in_any_pieces() {
+        let bare = [
+            &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\nx: y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nx-longer-than-the-prefix: y\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+        ];
+        let sound = [
+            BOTH,
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n{\n}\n",
+            b"the rest of a head: x\r\n\r\n{\n}\n",
+            b"\r\n{\n}\n",
+            b"\n{\n}\n",
+        ];
+        for (heads, expected) in [(&bare[..], true), (&sound[..], false)] {
+            for (head, size) in heads.iter().flat_map(|head| (1..=head.len()).map(move |size| (head, size))) {
+                let mut scan = HeadScan::default();
+                head.chunks(size).for_each(|piece| scan.feed(piece));
+                assert_eq!(scan.has_bare_lf(), expected, "{:?} in pieces of {size}", String::from_utf8_lossy(head));
+            }
+        }
     }
 
     #[test]

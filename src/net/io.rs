@@ -77,7 +77,8 @@ impl Io {
         if self.state.is_serving() {
             return None;
         }
-        let status = buf.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+        // `HTTP/1.0` when that is what the request before this one was.
+        let status = buf.strip_prefix(b"HTTP/1.")?.get(2..5)?;
         match status {
             b"431" if self.state.is_in_request_line() => Some(Reject::UriTooLong),
             b"431" => Some(Reject::HeadersTooLarge),

@@ -11,6 +11,7 @@
 mod support;
 
 mod faults;
+mod model;
 mod permits;
 mod proxy;
 mod script;

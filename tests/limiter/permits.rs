@@ -52,7 +52,7 @@ async fn contend(settings: &LimiterSettings, tally: &Tally) {
 }
 
 /// Polls all of them until the last is done.
-async fn join_all<F: Future>(futures: Vec<F>) {
+pub(super) async fn join_all<F: Future>(futures: Vec<F>) {
     let mut futures: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
     std::future::poll_fn(|context| {
         for slot in &mut futures {

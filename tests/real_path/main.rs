@@ -11,6 +11,7 @@ mod answers;
 mod commands;
 mod departure;
 mod formats;
+mod hostile;
 mod load;
 mod strays;
 

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Header lines of one response that the reader takes.
 const HEADERS_MAX: usize = 64;
@@ -16,6 +16,9 @@ const READ_BYTES: usize = 16 * 1024;
 const SHOWN_BYTES: usize = 300;
 /// Connecting on loopback.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Of [`Raw::connect_narrow`]: segments as of the 1980s and a receive buffer of a few of them.
+const NARROW_SEGMENT_BYTES: u32 = 536;
+const NARROW_BUFFER_BYTES: usize = 4096;
 
 /// One response, its body complete and without its framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +110,18 @@ impl Raw {
         let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Connects so that the kernel holds little of what is not read: a sender's buffer grows with the segments that its
+    /// peer takes, and on loopback those are so large that it takes megabytes.
+    pub fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.set_tcp_mss(NARROW_SEGMENT_BYTES).expect("a segment size can be set");
+        socket.set_recv_buffer_size(NARROW_BUFFER_BYTES).expect("a buffer size can be set");
+        socket
+            .connect_timeout(&address.into(), CONNECT_LIMIT)
+            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        Self { stream: socket.into(), buffer: Vec::new() }
     }
 
     /// Sends these bytes and nothing else.

@@ -66,7 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    // Few under Miri, to which each costs as much as a thousand.
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 1_000 }))]
     #[test]
     fn the_table_does_what_the_model_says(steps in prop::collection::vec(step(), 1..120)) {
         let mut model = Model {

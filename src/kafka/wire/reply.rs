@@ -165,9 +165,9 @@ fn is_json(payload: &[u8]) -> bool {
     std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
-/// RFC 9110, 15.3.5 and 15.4.5.
+/// RFC 9110, 15.3.5, 15.3.6 and 15.4.5.
 fn has_no_content(status: u16) -> bool {
-    matches!(status, 204 | 304)
+    matches!(status, 204 | 205 | 304)
 }
 
 /// Three digits, a final status: 1xx is not an answer (RFC 9110, 15.2).
@@ -232,7 +232,9 @@ mod tests {
         assert_eq!(decode(&[key], b" [1e400] "), answer(200, None, b" [1e400] "));
         let opaque = ("content-type", &b"application/octet-stream"[..]);
         assert_eq!(decode(&[key, opaque], b"\xff\x00"), answer(200, Some(opaque.1), b"\xff\x00"));
-        assert_eq!(decode(&[key, ("x-status", b"204")], b""), answer(204, None, b""));
+        for (text, status) in [(&b"204"[..], 204), (b"205", 205), (b"304", 304)] {
+            assert_eq!(decode(&[key, ("x-status", text)], b""), answer(status, None, b""));
+        }
         assert_eq!(decode(&[("kafka_correlationId", &id().to_bytes())], b"1"), answer(200, None, b"1"));
         assert_eq!(decode(&[key, ("x-status", b"422")], b"{}"), answer(422, None, b"{}"));
         assert_eq!(

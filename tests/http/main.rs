@@ -1,11 +1,19 @@
 //! HTTP as clients and attackers send it, over raw sockets, against the real binary (`dev`: the embedded stack).
 //!
-//! One server with short limits is shared by most tests. After whatever a test has done, the server must still answer
-//! a normal request: `assert_serving` says so at the end of each.
+//! One server with short limits is shared by most tests of this file, and one with the limits as they come by those of
+//! the modules. After whatever a test has done, the server must still answer a normal request: `assert_serving` says so
+//! at the end of each. What is answered after a refusal, or not answered, shows where the server saw a request end.
 
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::io::Read;
+mod framing;
+mod h1spec;
+mod openapi;
+mod protocol;
+mod slow;
+mod stream;
+
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -23,6 +31,9 @@ const IDLE_MS: u64 = 2000;
 const SLACK: Duration = Duration::from_millis(2500);
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| short_limits().start());
+
+/// The same with the limits as they come: for tests in which the server waits.
+static PATIENT: LazyLock<Server> = LazyLock::new(|| Server::builder().command("dev").start());
 
 fn short_limits() -> support::server::Builder {
     Server::builder()
@@ -339,17 +350,6 @@ fn the_admin_address_takes_the_metrics_off_the_public_one() {
     let get = |path: &str| support::http::get(support::loopback(admin), path, SOON).unwrap();
     assert!(get("/metrics").text().contains("thousandx_in_flight"));
     assert_eq!((get("/readyz").status, get("/queue").status), (200, 404));
-}
-
-#[test]
-fn a_thousand_idle_connections_cost_nobody_an_answer() {
-    let mut idle: Vec<Raw> = (0..1000).map(|_| connect()).collect();
-    assert_serving();
-    let mut byte = [0];
-    let first = idle.first_mut().expect("a connection");
-    first.stream().set_nonblocking(true).unwrap();
-    let seen = first.stream().read(&mut byte);
-    assert!(seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "still open");
 }
 
 /// README's table of metrics is what `/metrics` says, word for word: names, types and help of every family.

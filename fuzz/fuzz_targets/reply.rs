@@ -1,0 +1,4 @@
+//! libFuzzer's entry to the target `reply`; what it does is in `src/targets`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| thousandx_fuzz::targets::reply(bytes));

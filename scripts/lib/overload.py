@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""One overload on a server that runs already; started by scripts/overload.sh, which says what it does.
+
+    overload.py --load PROGRAM --url URL --pid PID --capacity N --seconds N --out FILE
+
+Writes FILE (JSON) and prints what it found. Exit code 1 when a promise was broken.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+# How much more than the server can take.
+FACTOR = 10
+# What is measured without overload, before it.
+PEAK_SECONDS = 10
+CALM_SECONDS = 3
+# Connections of the open loop, at least: each can have one request under way.
+CONNECTIONS_MIN = 200
+# Promises. Right answers per second under overload, of those at the peak.
+GOODPUT_MIN = 0.9
+# From the end of the overload to normal latency.
+RECOVERY_SECONDS_MAX = 1.0
+# Memory over the second half of an overload, and in all: buffers of new connections, the refusals' garbage.
+GROWTH_BYTES_MAX = 8 << 20
+RISE_BYTES_MAX = 64 << 20
+# A probe is normal when it is a 200 within so many times the slowest of the calm ones, and at least so many ms.
+NORMAL_FACTOR = 3
+NORMAL_MS_MIN = 10
+# So many normal probes in a row are a recovery.
+NORMAL_PROBES = 5
+PROBE_SECONDS = 0.02
+PROBE_SECONDS_MAX = 15
+WATCH_AFTER_SECONDS = 3
+# The generator's connecting and its last answers.
+OVERTIME_SECONDS = 40
+GENERATOR_BUSY_MAX = 0.9
+
+
+class Probe(threading.Thread):
+    """One client that asks all the time, on one connection: when it asked, how long it took, and its status."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        host, port = url.removeprefix("http://").split("/")[0].rsplit(":", 1)
+        self.address = (host, int(port))
+        self.seen: list[tuple[float, float, int]] = []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        stream = None
+        body = b'{"action":"get_gift_code"}'
+        request = b"POST /queue HTTP/1.1\r\nHost: p\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        while not self.stopped.wait(PROBE_SECONDS):
+            begin = time.monotonic()
+            status = 0
+            try:
+                if stream is None:
+                    stream = socket.create_connection(self.address, PROBE_SECONDS_MAX).makefile("rwb")
+                stream.write(request)
+                stream.flush()
+                status = read_status(stream)
+            except (OSError, ValueError):
+                stream = None
+            self.seen.append((begin, (time.monotonic() - begin) * 1000, status))
+
+    def since(self, begin: float) -> list[tuple[float, float, int]]:
+        return [one for one in self.seen if one[0] >= begin]
+
+
+class Memory(threading.Thread):
+    """Resident memory of the server, twice a second."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid = pid
+        self.seen: list[tuple[float, int]] = []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.wait(0.5):
+            self.seen.append((time.monotonic(), resident(self.pid)))
+
+
+def read_status(stream) -> int:
+    """Reads one answer, whose body has a length."""
+    status = int(stream.readline().split()[1])
+    length = 0
+    while (line := stream.readline().strip()) != b"":
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    stream.read(length)
+    return status
+
+
+def resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def run_load(args: argparse.Namespace, seconds: int, warmup: int, *more: str) -> dict:
+    """One run of the load generator; its report, with the time at which the load ended at the latest start."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        begin = time.monotonic()
+        done = subprocess.run(
+            [args.load, "--url", args.url, "--seconds", str(seconds), "--warmup", str(warmup), "--cpu",
+             f"server={args.pid}", "--json", report.name, *more],
+            timeout=seconds + warmup + OVERTIME_SECONDS, check=False, capture_output=True, text=True,
+        )
+        print(done.stdout + done.stderr, file=sys.stderr)
+        text = Path(report.name).read_text()
+        if not text:
+            sys.exit("the load generator gave no report")
+        # Before this the load has not ended, whatever it took to connect; what is late counts as recovery.
+        return json.loads(text) | {"passed": done.returncode == 0, "begin": begin, "end": begin + warmup + seconds}
+
+
+def recovery_seconds(probe: Probe, end: float, normal_ms: float) -> float | None:
+    """From the end of the overload to the first of enough normal probes in a row; None: not while it was watched."""
+    row: list[float] = []
+    for begin, took, status in probe.since(end):
+        row = [*row, begin] if status == 200 and took <= normal_ms else []
+        if len(row) == NORMAL_PROBES:
+            return round(row[0] - end, 3)
+    return None
+
+
+def overload(args: argparse.Namespace, peak: dict, normal_ms: float, *more: str) -> dict:
+    """One kind of overload, with probe and memory watched through it and after it."""
+    before = resident(args.pid)
+    probe, memory = Probe(args.url), Memory(args.pid)
+    probe.start()
+    memory.start()
+    report = run_load(args, args.seconds, 0, *more)
+    time.sleep(WATCH_AFTER_SECONDS)
+    for thread in (probe, memory):
+        thread.stopped.set()
+        thread.join(PROBE_SECONDS_MAX)
+    middle = (report["begin"] + report["end"]) / 2
+    second = [size for t, size in memory.seen if t >= middle]
+    during = [took for t, took, status in probe.seen if report["begin"] <= t < report["end"] and status == 200]
+    refused = report["busy_429"] + report["other"].get("503", 0)
+    cpu = report["cpu"]["server"] or {"user_us": 0, "system_us": 0}
+    spent = cpu["user_us"] + cpu["system_us"] - report["ok_2xx"] * (peak["cpu_us_per_answer"] or 0)
+    offered = report["requests"] / args.seconds
+    return {
+        "offered_per_s": round(offered), "goodput_per_s": report["rps"],
+        "goodput_share": round(report["rps"] / peak["goodput_per_s"], 3) if peak["goodput_per_s"] else 0,
+        "offered_factor": round(offered / peak["goodput_per_s"], 2) if peak["goodput_per_s"] else 0,
+        "refused": refused, "cpu_us_per_refusal": round(max(spent, 0) / refused, 2) if refused else None,
+        "server_cpu_share": round((cpu["user_us"] + cpu["system_us"]) / args.seconds / 1e6, 3),
+        "latency_us": report["latency_us"], "latency_429_us": report.get("latency_429_us"),
+        "probe_200": len(during), "probe_median_ms": round(statistics.median(during), 2) if during else None,
+        "recovery_s": recovery_seconds(probe, report["end"], normal_ms),
+        "memory_before": before, "memory_most": max(size for _, size in memory.seen),
+        "memory_growth": max(second[-3:]) - min(second[:3]),
+        "fairness": report["fairness"], "generator_busy": report["generator_busy"], "unsent": report["unsent"],
+        "generator_limited": report["generator_busy"] > GENERATOR_BUSY_MAX or report["unsent"] > 0,
+        "faults": sum(report[name] for name in ("wrong", "malformed", "lost", "hung")),
+    }
+
+
+def broken(name: str, found: dict) -> list[str]:
+    """The promises that this overload broke."""
+    recovery = found["recovery_s"]
+    checks = [
+        (found["faults"] == 0, f"{found['faults']} answers were wrong, malformed, lost or late"),
+        (found["refused"] > 0, "nothing was refused: there was no overload"),
+        (found["goodput_share"] >= GOODPUT_MIN, f"goodput {found['goodput_share']:.0%} of the peak"),
+        (recovery is not None and recovery <= RECOVERY_SECONDS_MAX, f"recovery {recovery} s"),
+        (found["memory_growth"] <= GROWTH_BYTES_MAX, f"memory still grew by {found['memory_growth']} bytes"),
+        (found["memory_most"] - found["memory_before"] <= RISE_BYTES_MAX, "memory rose above its bound"),
+    ]
+    return [f"{name}: {text}" for held, text in checks if not held]
+
+
+def say(name: str, found: dict) -> None:
+    fairness = found["fairness"]
+    print(f"{name}: {found['offered_per_s']} requests/s, {found['offered_factor']} times what is sustainable")
+    print(f"  right answers {found['goodput_per_s']:.0f}/s, {found['goodput_share']:.0%} of the peak;"
+          f" {found['refused']} refused at {found['cpu_us_per_refusal']} µs of server CPU each")
+    before, most, growth = (found[f"memory_{what}"] / (1 << 20) for what in ("before", "most", "growth"))
+    print(f"  back to normal {found['recovery_s']} s after the end;"
+          f" memory {before:.1f} MiB before, {most:.1f} MiB at most, {growth:+.1f} MiB over the second half")
+    if "clients" in name:
+        print(f"  per connection {fairness['min']} to {fairness['max']} right answers, Jain's index {fairness['jain']}")
+    if found["generator_limited"]:
+        print(f"  THE GENERATOR WAS THE LIMIT: busy {found['generator_busy']:.0%}, {found['unsent']} requests unsent")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("load", "url"):
+        parser.add_argument(f"--{name}", required=True)
+    for name in ("pid", "capacity", "seconds"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    run = run_load(args, PEAK_SECONDS, 3, "--connections", str(args.capacity))
+    cpu = run["cpu"]["server"] or {"us_per_request": None}
+    peak = {"goodput_per_s": run["rps"], "latency_us": run["latency_us"], "cpu_us_per_answer": cpu["us_per_request"],
+            "generator_busy": run["generator_busy"], "fairness": run["fairness"]}
+    calm = Probe(args.url)
+    calm.start()
+    time.sleep(CALM_SECONDS)
+    calm.stopped.set()
+    calm.join(PROBE_SECONDS_MAX)
+    normal_ms = max(NORMAL_MS_MIN, NORMAL_FACTOR * max(took for _, took, _ in calm.seen))
+
+    clients, rate = FACTOR * args.capacity, FACTOR * max(1, int(run["rps"]))
+    kinds = {
+        f"{FACTOR} times the clients": ("--connections", str(clients)),
+        f"{FACTOR} times the rate": ("--connections", str(max(clients, CONNECTIONS_MIN)), "--rate", str(rate)),
+    }
+    found = {name: overload(args, peak, normal_ms, *more) for name, more in kinds.items()}
+    faults = [fault for name in kinds for fault in broken(name, found[name])]
+    print(f"capacity {args.capacity}, peak {peak['goodput_per_s']:.0f} right answers/s with as many clients,"
+          f" a probe is normal within {normal_ms:.0f} ms")
+    for name, one in found.items():
+        say(name, one)
+    for fault in faults:
+        print("BROKEN:", fault)
+    result = {"capacity": args.capacity, "seconds": args.seconds, "peak": peak, "normal_ms": normal_ms,
+              "overloads": found, "broken": faults, "passed": not faults}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(1 if faults else 0)
+
+
+main()
