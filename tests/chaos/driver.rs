@@ -39,6 +39,8 @@ const REFUSAL_MS: u64 = 260;
 const GROWTH_MAX_BYTES: f64 = 64e6;
 /// Descriptors likewise: librdkafka's connections.
 const FDS_MORE_MAX: f64 = 8.0;
+/// Runnable threads per core; a run by itself makes fewer than half of this.
+const LOAD_PER_CORE_MAX: f64 = 10.0;
 /// Until the connections of the last clients are gone.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
@@ -121,7 +123,19 @@ fn run(plan: &Plan, dir: &Path) -> Vec<String> {
     compare(&before, &mut cluster);
     let problems = std::mem::take(&mut cluster.problems);
     cluster.end();
+    say_how_busy_the_machine_is();
     problems
+}
+
+/// Promises in seconds hold for processes that get to run: this is for whoever reads why one was broken.
+fn say_how_busy_the_machine_is() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("  load of the machine in the last minute: {load} on {cores} cores");
+    if load > LOAD_PER_CORE_MAX * f64::from(u32::try_from(cores).unwrap_or(u32::MAX)) {
+        println!("  far more than this run makes by itself: what is late may be the machine's fault");
+    }
 }
 
 /// Fault after fault, each at its time or as soon as the one before is undone.
