@@ -27,7 +27,8 @@ readonly STEPS=(
   'lint   | 900  | cargo clippy, warnings are errors'
   'unit   | 1200 | unit, property and documentation tests'
   'system | 900  | tests of the binary that need no real Kafka or Redis'
-  'real   | 1200 | tests on real Kafka and Redis: whole path, faults, life cycle'
+  'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
+  'faults | 1200 | the fault matrix (its quick half), as a table'
   'loom   | 900  | every interleaving of what crosses threads'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
@@ -36,6 +37,8 @@ readonly STEPS=(
 
 # Test files that need real parts: patterns of the names of cargo's test targets.
 readonly REAL_TESTS='^(real.*|harness|limiter)$'
+# And the one that the step `faults` runs.
+readonly FAULT_TESTS='^real_faults$'
 
 # What has to be there, and the Debian package that has it.
 readonly PACKAGES=(
@@ -53,6 +56,7 @@ readonly PACKAGES=(
   'curl|curl'
   'git|git'
   'shellcheck|shellcheck'
+  'strace|strace'
 )
 
 # Exit code of a step that could not run, and may be missed.
@@ -96,7 +100,7 @@ step_lint() {
 }
 
 step_unit() {
-  cargo test --locked --lib --bins
+  cargo test --locked --lib --bins 2>&1 | tee -a "$RUN/tests"
   cargo test --locked --doc
 }
 
@@ -109,6 +113,12 @@ step_system() {
 step_real() {
   require_real || have_real || skip "no Java, Maven or redis-server on this machine"
   run_tests -E
+}
+
+step_faults() {
+  require_real || have_real || skip "no Java, Maven or redis-server on this machine"
+  # The rows that other test files cover have run in the steps before.
+  scripts/faults.sh --quick --after "$RUN/tests"
 }
 
 step_loom() {
@@ -162,9 +172,10 @@ run_tests() {
   local name targets=()
   while IFS= read -r name; do
     targets+=(--test "$name")
-  done < <(test_targets | grep "$1" "$REAL_TESTS")
+  done < <(test_targets | grep "$1" "$REAL_TESTS" | grep -Ev "$FAULT_TESTS")
   [[ ${#targets[@]} -gt 0 ]] || die "no test matches"
-  cargo test --locked "${targets[@]}"
+  # The output, and what fault tests measured, are for the table of the step `faults`.
+  cargo test --locked "${targets[@]}" 2>&1 | tee -a "$RUN/tests"
 }
 
 # As cargo finds them: tests/NAME.rs and tests/NAME/main.rs.
@@ -258,7 +269,7 @@ field() {
 main() {
   local step name passed=0 failed=0 skipped=0 summary='' result seconds
   RUN=$(mktemp -d)
-  export RUN
+  export RUN THOUSANDX_ROWS="$RUN/rows"
   trap 'rm -rf "$RUN"' EXIT
   for step in "${STEPS[@]}"; do
     name=$(field 1 "$step")

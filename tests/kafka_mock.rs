@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helper fails by panic, like the test itself")]
 
+mod support;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +20,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::types::RDKafkaRespErr;
+use support::rows::Row;
 use thousandx::config::{HeaderNames, KafkaSettings, ReplyRouting, TaskFormat, WorkerSettings};
 use thousandx::correlate::mailbox::{Receiver, mailbox};
 use thousandx::correlate::{CorrelationId, ShardAddress, Table};
@@ -280,22 +283,6 @@ fn the_template_s_envelope_makes_the_round_trip() {
 }
 
 #[test]
-fn a_group_member_goes_on_where_the_last_one_stopped() {
-    let mut rig = Rig::start(TaskFormat::Headers);
-    for _ in 0..2 {
-        // One: when a second comes late, the mock cluster refuses the first one's commits, and tasks are done again.
-        let worker = RunningWorker::start_with(&rig.settings, Membership::Group, 1, GiftCode);
-        let ids: Vec<_> = (0..50).map(|_| rig.id()).collect();
-        for id in &ids {
-            rig.submit(*id, "{}").unwrap();
-        }
-        let found = rig.completions(ids.len());
-        assert!(ids.iter().all(|id| found.contains_key(id)));
-        assert_eq!(worker.counts.answered.get(), 50, "committed tasks are not done again");
-    }
-}
-
-#[test]
 fn a_lost_broker_is_known_within_a_second_and_back_soon() {
     let mut rig = Rig::start(TaskFormat::Headers);
     // The broker holds its acknowledgements back, so that tasks wait when it goes away.
@@ -384,6 +371,33 @@ fn a_reply_partition_without_a_leader_costs_no_answer() {
     let ids = rig.take(100);
     let found = rig.outcomes(&ids);
     assert!(ids.iter().all(|id| matches!(found[id], Outcome::Answer(_))));
+}
+
+/// A real broker cannot be made to hand a partition to another one: there is one.
+#[test]
+fn k5_leaders_move_and_only_time_is_lost() {
+    const BACK: Duration = Duration::from_secs(3);
+    let mut row = Row::start("K5", "every partition of both topics moves to another broker (mock cluster)", BACK);
+    let cluster = MockCluster::new(2).unwrap();
+    for topic in ["tasks", "results"] {
+        cluster.create_topic(topic, 4, 2).unwrap();
+        (0..4).for_each(|partition| cluster.partition_leader(topic, partition, Some(1)).unwrap());
+    }
+    let mut rig = Rig::on(cluster, TaskFormat::Headers);
+    let _worker = RunningWorker::start(&rig.settings, Membership::Assigned);
+    let answered = |rig: &mut Rig| {
+        let ids = rig.take(50);
+        let found = rig.outcomes(&ids);
+        assert!(ids.iter().all(|id| matches!(found[id], Outcome::Answer(_))));
+    };
+    answered(&mut rig);
+    for (topic, leader) in [("tasks", 2), ("results", 2), ("results", 1), ("tasks", 1)] {
+        let moved = Instant::now();
+        (0..4).for_each(|partition| rig.cluster.partition_leader(topic, partition, Some(leader)).unwrap());
+        answered(&mut rig);
+        row.healed(&format!("50 answers after {topic} moved to broker {leader}"), moved.elapsed());
+    }
+    row.saw("every task is answered, later");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use support::checker::{Behaviour, Checker};
 use support::http::{NoResponse, Raw, post_queue};
 use support::load::Load;
+use support::rows::Row;
 use support::server::{Server, Worker};
 use support::stack::Stack;
 use support::{loopback, wait_until};
@@ -33,6 +34,13 @@ fn waiting_clients(server: &Server, checker: &Checker, count: usize, body: &str)
     clients
 }
 
+/// The end of a row.
+fn row_empty(row: &mut Row, stack: &Stack) {
+    let begun = Instant::now();
+    stack.wait_permits(0, SOON);
+    row.permits(stack.permits() as u64, begun.elapsed());
+}
+
 fn is_refused(server: &Server) -> bool {
     TcpStream::connect_timeout(&server.address(), SOON).is_err()
 }
@@ -41,6 +49,7 @@ fn is_refused(server: &Server) -> bool {
 
 #[test]
 fn a_drain_under_load_fails_no_request() {
+    let mut row = Row::start("S1", "SIGTERM under load, with another instance beside it", None);
     let stack = Stack::new();
     let _worker = stack.worker();
     let start = || stack.serve().set("RATE_LIMIT_CAPACITY", "1000").set("DRAIN_DELAY_MS", "1000").start();
@@ -59,9 +68,9 @@ fn a_drain_under_load_fails_no_request() {
     let moved = new.metric(answered);
     new.wait_metric(answered, SOON, |count| count > moved + 300.0);
     let report = load.stop();
-    report.assert_sound();
-    assert_eq!((report.count(200), report.refused), (report.sent, 0), "{report:?}");
-    stack.wait_permits(0, SOON);
+    row.history(&report, &[200]);
+    assert_eq!(report.refused, 0, "{report:?}");
+    row_empty(&mut row, &stack);
 }
 
 #[test]
@@ -96,6 +105,8 @@ fn a_drain_takes_nothing_new_and_finishes_the_rest() {
 
 #[test]
 fn when_the_grace_is_over_the_rest_is_told() {
+    let mut row = Row::start("S2", "the grace is over, and a second SIGTERM", None);
+    row.saw("503 draining × 30");
     let stack = Stack::new();
     let checker = stack.checker(|_| Behaviour::Never);
     let builder = stack.serve().set("KAFKA_GIFT_CODE_TIMEOUT", "60");
@@ -119,8 +130,10 @@ fn when_the_grace_is_over_the_rest_is_told() {
         drop(waiting);
         assert_eq!(server.wait_exit(SOON).code(), Some(EXIT_CUT_OFF), "{}", server.log());
         assert!(begun.elapsed() < SOON, "{:?} after {signals} signals", begun.elapsed());
+        row.note(&format!("{signals} signals, delay {delay_ms} ms, grace {grace_ms} ms: the end"), begun.elapsed());
         assert_eq!(stack.permits(), 0, "everything was given back before the end");
     }
+    row_empty(&mut row, &stack);
 }
 
 #[test]
@@ -169,6 +182,8 @@ fn who_gets_a_permit_after_the_end_is_told_as_well() {
 #[test]
 fn permits_of_a_killed_instance_come_back_within_the_lease() {
     const LEASE: Duration = Duration::from_secs(3);
+    let mut row = Row::start("S3", "an instance that holds permits is killed (SIGKILL); its lease is 3 s", LEASE);
+    row.saw("a reset; 429 and then 200 from the other instance");
     let stack = Stack::new();
     let checker = stack.checker(|seen| match seen.body.as_slice() {
         b"\"hold\"" => Behaviour::Never,
@@ -193,6 +208,7 @@ fn permits_of_a_killed_instance_come_back_within_the_lease() {
     })
     .expect("the permits come back");
     assert!(back <= LEASE + Duration::from_millis(1_500), "after {back:?}");
+    row.healed("the permits are free", back);
     let more = waiting_clients(&survivor, &checker, 6, "\"hold\"");
     assert_eq!(stack.permits(), 10, "all six are free again");
     drop(more);
@@ -202,11 +218,12 @@ fn permits_of_a_killed_instance_come_back_within_the_lease() {
         assert!(matches!(early, Err(NoResponse::Timeout(seen)) if seen.is_empty()), "they still wait");
     }
     drop(kept);
-    stack.wait_permits(0, SOON);
+    row_empty(&mut row, &stack);
 }
 
 #[test]
 fn tasks_of_a_killed_worker_go_to_another() {
+    let mut row = Row::start("W1", "a worker is killed with tasks of 40 clients", None);
     let stack = Stack::new();
     let server = stack.serve().set("KAFKA_GIFT_CODE_TIMEOUT", "60").set("RATE_LIMIT_CAPACITY", "1000").start();
     let mut victim = stack.worker();
@@ -219,10 +236,27 @@ fn tasks_of_a_killed_worker_go_to_another() {
     let answered = server.metric(delivered);
     let _other = Worker::start(stack.kafka, &stack.tasks, &stack.results);
     server.wait_metric(delivered, 3 * SOON, |count| count > answered + 200.0);
-    let report = load.stop();
-    report.assert_sound();
-    assert_eq!(report.count(200), report.sent, "{report:?}");
-    stack.wait_permits(0, SOON);
+    row.history(&load.stop(), &[200]);
+    row_empty(&mut row, &stack);
+}
+
+/// What one member of a group has answered, the next one does not do again.
+#[test]
+fn a_group_member_goes_on_where_the_last_one_stopped() {
+    const TASKS: u64 = 50;
+    let stack = Stack::new();
+    // Nothing expires: a worker that starts over would answer all of it again.
+    let server = stack.serve().set("KAFKA_GIFT_CODE_TIMEOUT", "60").start();
+    let replies = || (0..2).map(|partition| stack.kafka.records(&stack.results, partition)).sum::<i64>();
+    for total in [TASKS, 2 * TASKS] {
+        let mut member = stack.worker();
+        let report = Load::new(server.address()).connections(5).requests_max(TASKS / 5).duration(6 * SOON).run();
+        report.assert_sound();
+        assert_eq!(report.count(200), TASKS, "{report:?}");
+        member.process().sigterm();
+        assert!(member.process().wait_exit(SOON).success(), "{}", member.process().log());
+        assert_eq!(replies().cast_unsigned(), total, "each task is answered once");
+    }
 }
 
 // === start

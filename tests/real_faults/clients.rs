@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 
 use crate::stack::Stack;
-use crate::stack::{ANSWER_MAX, LEASE, SET, assert_sound, checker, settings, size};
+use crate::stack::{ANSWER_MAX, LEASE, SET, checker, settings, size};
 use crate::support::http::{Raw, post_queue};
 use crate::support::kafka::Kafka;
 use crate::support::redis::RedisServer;
+use crate::support::rows::Row;
 use crate::support::wait_until;
-use crate::{REDIS_BACK_WITHIN, WAIT_MAX, row, timed};
+use crate::{REDIS_BACK, REDIS_BACK_WITHIN, WAIT_MAX, timed};
 
 /// How long the storm lasts on each side of the outage.
 const STORM: Duration = Duration::from_secs(3);
@@ -30,8 +31,9 @@ const FDS_MORE_MAX: f64 = 4.0;
 
 #[test]
 fn c_storm_while_redis_is_restarted() {
+    let mut row = Row::start("C1", "clients misbehave in nine ways while Redis is killed and restarted", REDIS_BACK);
     let kafka = Kafka::shared();
-    let redis = RedisServer::start();
+    let redis = RedisServer::start_secured();
     let (tasks, results) = (kafka.topic("tasks", 4), kafka.topic("results", 2));
     let server = settings(kafka, &tasks, &results, &redis.url())
         .set("RATE_LIMIT_CAPACITY", CAPACITY)
@@ -41,7 +43,7 @@ fn c_storm_while_redis_is_restarted() {
     let mut stack = Stack { redis, tasks, results, server };
     let _worker = checker(kafka, &stack.tasks);
     // What the first requests bring with them is not the storm's.
-    stack.assert_healed("C");
+    stack.assert_healed(&mut row);
     let before = Footprint::of(&stack);
 
     let storm = Storm::start(stack.server.address());
@@ -52,30 +54,30 @@ fn c_storm_while_redis_is_restarted() {
     stack.server.wait_metric(refused, WAIT_MAX, |value| value > 100.0);
     stack.redis.restart();
     let back = Instant::now();
-    row("C", "ready after the restart, in the storm", stack.until_ready(back, REDIS_BACK_WITHIN));
+    row.healed("ready after the restart, in the storm", stack.until_ready(back, REDIS_BACK_WITHIN));
     wait_until(STORM, || None::<()>);
     let sent = storm.stop();
     assert!(sent > 100, "only {sent} bad requests");
     let report = load.stop();
-    assert_sound(&report, &[200, 429, 503]);
+    row.history(&report, &[200, 429, 503]);
     println!("C    | {sent} bad requests beside the load");
     for status in [200, 429, 503] {
         assert!(report.count(status) > 0, "{status} was to be seen: {report:?}");
     }
 
     assert!(stack.server.metric("thousandx_client_gone_total") > 0.0, "clients that left are counted");
-    row("C", "idle and the set empty after the storm", stack.until_idle(LEASE));
+    row.note("idle and the set empty after the storm", stack.until_idle(LEASE));
     let ((), took) = timed(|| {
         // One is the connection that asks.
         stack.server.wait_metric("thousandx_connections_open", WAIT_MAX, |open| open <= 1.0);
         stack.server.wait_metric("process_open_fds", WAIT_MAX, |fds| fds <= before.fds + FDS_MORE_MAX);
     });
-    row("C", "connections and descriptors as before", took);
+    row.note("connections and descriptors as before", took);
     let after = Footprint::of(&stack);
     println!("C    | before {before:?}, after {after:?}");
     assert!(after.resident_bytes < before.resident_bytes + GROWTH_MAX_BYTES, "{before:?}, then {after:?}");
     assert_eq!(size(&mut stack.redis.client()), 0, "{SET} stays empty");
-    stack.assert_healed("C");
+    stack.assert_healed(&mut row);
 }
 
 /// What a process uses.

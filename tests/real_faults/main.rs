@@ -1,17 +1,21 @@
-//! The whole server, real Kafka and real Redis, and one of them fails. The rows are those of the fault matrix: R (Redis),
-//! K (Kafka), W (worker), C (clients).
+//! The whole server, real Kafka and real Redis, and one of them fails. The rows are those of the fault matrix:
+//! R (Redis), K (Kafka), W (worker), C (clients), S (the server).
 //!
 //! Each test breaks something, asks as a client would, and measures: how long a request waits for its 503, and how long
 //! after the end of the fault the service is back, by the first 200. A load runs meanwhile whose every request must get
 //! one answer of its own. At the end of each row the system serves again and nothing is left behind: no request in
-//! flight, no permit in Redis. Every row prints what it measured; `--nocapture` shows it.
+//! flight, no permit in Redis. Every row prints what it measured; `--nocapture` shows it, and scripts/faults.sh makes a
+//! table of it. Every Redis requires a password and `KAFKA_CONFIG` has one, and neither is to be seen anywhere.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod clients;
 mod kafka;
+mod links;
+mod process;
 mod redis;
+mod sizes;
 mod stack;
 mod worker;
 
@@ -23,15 +27,13 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(300);
 /// Back after Redis is back: 2 s are promised, the rest is for a busy machine.
 const REDIS_BACK_WITHIN: Duration = Duration::from_secs(4);
+/// What the matrix promises after Redis was away, and after it hung or refused.
+const REDIS_BACK: Duration = Duration::from_secs(2);
+const REDIS_AT_ONCE: Duration = Duration::from_secs(1);
 /// "Service is back within 10 s, without a restart."
 const KAFKA_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for what has no promise of its own.
 const WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// One line per measurement: row, what was measured, how long it took.
-fn row(name: &str, what: &str, took: Duration) {
-    println!("{name} | {what} | {} ms", took.as_millis());
-}
 
 /// What `work` gives, and how long it took.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {

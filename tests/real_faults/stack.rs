@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use crate::support::checker::{Behaviour, Checker, Seen};
 use crate::support::http::{NoResponse, Response};
 use crate::support::kafka::Kafka;
-use crate::support::load::{Load, Report, Running};
+use crate::support::load::{Load, Running};
 use crate::support::redis::RedisServer;
+use crate::support::rows::Row;
 use crate::support::server::{Builder, Server};
 use crate::support::wait_until;
-use crate::{REFUSED_WITHIN, WAIT_MAX, row, timed};
+use crate::{REFUSED_WITHIN, WAIT_MAX, timed};
 
 /// The key of the permits.
 pub const SET: &str = "in_flight";
@@ -51,7 +52,7 @@ impl Stack {
 
     /// The same with other settings.
     pub fn start_with(kafka: &Kafka, adjust: impl FnOnce(Builder) -> Builder) -> Self {
-        let redis = RedisServer::start();
+        let redis = RedisServer::start_secured();
         let (tasks, results) = (kafka.topic("tasks", 4), kafka.topic("results", 2));
         let server = adjust(settings(kafka, &tasks, &results, &redis.url())).start();
         Self { redis, tasks, results, server }
@@ -111,9 +112,7 @@ impl Stack {
 
     /// A request whose task is worked on for `hold_ms`.
     pub fn hold(&self, hold_ms: u64) -> Waiting {
-        let address = self.server.address();
-        let body = format!(r#"{{"hold_ms":{hold_ms}}}"#);
-        std::thread::spawn(move || timed(|| crate::support::http::post(address, &body, WAIT_MAX)))
+        hold_at(&self.server, hold_ms)
     }
 
     /// A load on both shards until it is stopped; an answer later than the deadline allows counts as hung.
@@ -126,10 +125,10 @@ impl Stack {
     }
 
     /// The end of a row: the system serves, and nothing is left in flight, neither here nor in Redis.
-    pub fn assert_healed(&self, name: &str) {
+    pub fn assert_healed(&self, row: &mut Row) {
         self.until_served(Instant::now(), WAIT_MAX);
         let took = self.until_idle(RELEASED_WITHIN);
-        row(name, "nothing in flight and the set empty after", took);
+        row.permits(size(&mut self.redis.client()), took);
     }
 
     /// Until no request is in flight and the set is empty.
@@ -158,13 +157,20 @@ pub fn settings(kafka: &Kafka, tasks: &str, results: &str, redis_url: &str) -> B
         .set("LEASE_MARGIN_MS", LEASE_MARGIN.as_millis().to_string())
 }
 
+/// A request to this server whose task is worked on for `hold_ms`.
+pub fn hold_at(server: &Server, hold_ms: u64) -> Waiting {
+    let address = server.address();
+    let body = format!(r#"{{"hold_ms":{hold_ms}}}"#);
+    std::thread::spawn(move || timed(|| crate::support::http::post(address, &body, WAIT_MAX)))
+}
+
 /// A further server, started with this while something is away, ends in order and soon when it is told to.
-pub fn assert_ends(name: &str, settings: Builder) {
+pub fn assert_ends(row: &Row, settings: Builder) {
     let mut server = settings.start_unready();
     server.sigterm();
     let (status, took) = timed(|| server.wait_exit(END_WITHIN));
     assert!(status.success(), "{status}; log:\n{}", server.log());
-    row(name, "the end of a server after SIGTERM meanwhile", took);
+    row.note("the end of a server after SIGTERM meanwhile", took);
 }
 
 /// The worker of the tests: answers with the task itself, after `hold_ms` if the task says so; `"never":true` is never
@@ -194,14 +200,6 @@ pub fn command(client: &mut redis::Connection, line: &str) {
         command.arg(word);
     }
     command.exec(client).unwrap_or_else(|error| panic!("{line}: {error}"));
-}
-
-/// Every request got one answer of its own, with one of these statuses.
-pub fn assert_sound(report: &Report, statuses: &[u16]) {
-    report.assert_sound();
-    let others: Vec<_> = report.by_status.keys().filter(|status| !statuses.contains(status)).collect();
-    assert!(others.is_empty(), "{others:?} in {report:?}");
-    println!("     load: {report:?}");
 }
 
 /// The answer of a waiting request.

@@ -18,6 +18,7 @@ use rdkafka::metadata::Metadata;
 use tempfile::TempDir;
 
 use super::process::{Process, command, tail};
+use super::toxiproxy::{Link, Toxiproxy};
 use super::{cached, free_port, loopback, repository, scratch_dir, wait_until};
 
 /// A start on a machine that is busy with a build. Idle, it takes 2 s.
@@ -44,11 +45,29 @@ impl Kafka {
     ///
     /// With how to get it, when the jars or Java cannot be had; with the end of its log, when it does not start.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Starts one that can also be reached by a link: who starts from the link's port stays on it.
+    pub fn start_behind(proxy: &Toxiproxy) -> (Self, Link) {
+        let inner = free_port();
+        let link = proxy.link("kafka", inner);
+        let further = format!(
+            "listeners=PLAINTEXT://127.0.0.1:@PORT@,LINK://127.0.0.1:{inner},CONTROLLER://127.0.0.1:@CONTROLLER_PORT@\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:@PORT@,LINK://127.0.0.1:{}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LINK:PLAINTEXT,CONTROLLER:PLAINTEXT\n",
+            link.port()
+        );
+        (Self::start_with(&further), link)
+    }
+
+    /// With further properties, which may name the same placeholders.
+    fn start_with(further: &str) -> Self {
         let home = cached("scripts/lib/kafka.sh", &["fetch"]);
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut kafka = Self::spawn(home.clone());
+            let mut kafka = Self::spawn(home.clone(), further);
             match kafka.wait_ready() {
                 Ok(()) => return kafka,
                 Err(NotReady::PortTaken) if tries < START_TRIES_MAX => {}
@@ -184,12 +203,13 @@ enum NotReady {
 }
 
 impl Kafka {
-    fn spawn(home: PathBuf) -> Self {
+    fn spawn(home: PathBuf, further: &str) -> Self {
         let dir = scratch_dir("kafka");
         let data = dir.path().join("data");
         copy_formatted(&home.join("formatted"), &data);
         let port = free_port();
         let properties = std::fs::read_to_string(repository("scripts/kafka/server.properties"))
+            .map(|properties| format!("{properties}\n{further}"))
             .expect("scripts/kafka/server.properties can be read")
             .replace("@PORT@", &port.to_string())
             .replace("@CONTROLLER_PORT@", &free_port().to_string())

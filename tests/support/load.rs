@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::canary;
 use super::http::{Method, Response, parse, post_queue};
 
 /// Requests whose history is kept; the counts go on beyond.
@@ -60,7 +61,8 @@ pub struct Report {
     pub by_status: BTreeMap<u16, u64>,
     /// Problem documents by their code.
     pub by_code: BTreeMap<String, u64>,
-    /// Answers that are not what their request may get: another one's, no problem document, not HTTP.
+    /// Answers that are not what their request may get: another one's, no problem document, not HTTP,
+    /// a secret in an error.
     pub wrong: u64,
     /// Requests on a connection that ended before the answer.
     pub lost: u64,
@@ -335,7 +337,7 @@ impl Client {
             (self.load.check)(nonce, answer)
         } else if let Some(code) = answer.code() {
             *self.report.by_code.entry(code).or_default() += 1;
-            true
+            !canary::is_in(&answer.text())
         } else {
             false
         };

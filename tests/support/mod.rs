@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub mod canary;
 pub mod checker;
 pub mod http;
 pub mod kafka;
@@ -23,8 +24,10 @@ pub mod metrics;
 pub mod process;
 pub mod python;
 pub mod redis;
+pub mod rows;
 pub mod server;
 pub mod stack;
+pub mod toxiproxy;
 
 /// Between two looks of [`wait_until`].
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -96,13 +99,20 @@ pub fn repository(path: &str) -> PathBuf {
 ///
 /// With what the script said, which is how to get what is missing.
 pub fn cached(script: &str, args: &[&str]) -> PathBuf {
+    try_cached(script, args).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same; an error says how to get what is missing.
+pub fn try_cached(script: &str, args: &[&str]) -> Result<PathBuf, String> {
     let output = Command::new("bash")
         .arg(repository(script))
         .args(args)
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("bash could not be started for {script}: {error}"));
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(format!("{script}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
     let printed = String::from_utf8(output.stdout).expect("a path in UTF-8");
-    PathBuf::from(printed.trim_end())
+    Ok(PathBuf::from(printed.trim_end()))
 }

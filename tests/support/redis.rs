@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{process, scratch_dir};
+use super::{canary, process, scratch_dir};
 
 /// How long a server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -21,13 +21,23 @@ const PORTS_MAX: usize = 5;
 pub struct RedisServer {
     child: Option<Child>,
     port: u16,
+    password: Option<&'static str>,
     directory: TempDir,
 }
 
 impl RedisServer {
     /// Starts a server and waits until it answers.
     pub fn start() -> Self {
-        let mut server = Self { child: None, port: 0, directory: scratch_dir("redis") };
+        Self::start_with(None)
+    }
+
+    /// The same, and it requires the password [`canary::REDIS`].
+    pub fn start_secured() -> Self {
+        Self::start_with(Some(canary::REDIS))
+    }
+
+    fn start_with(password: Option<&'static str>) -> Self {
+        let mut server = Self { child: None, port: 0, password, directory: scratch_dir("redis") };
         for _ in 0..PORTS_MAX {
             server.port = free_port();
             if server.try_restart() {
@@ -37,9 +47,15 @@ impl RedisServer {
         panic!("redis-server did not start; its log:\n{}", server.log());
     }
 
-    /// `redis://` URL of the server, without a password.
+    /// `redis://` URL of the server, with its password if it has one.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.url_by(self.port)
+    }
+
+    /// The same by another port, from which a proxy leads to it.
+    pub fn url_by(&self, port: u16) -> String {
+        let login = self.password.map_or_else(String::new, |password| format!(":{password}@"));
+        format!("redis://{login}127.0.0.1:{port}")
     }
 
     /// The port, the same after a restart.
@@ -85,6 +101,7 @@ impl RedisServer {
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--loglevel", "notice", "--daemonize", "no"])
+            .args(self.password.iter().flat_map(|password| ["--requirepass", password, "--masterauth", password]))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a second handle of the log"))
@@ -113,7 +130,8 @@ impl RedisServer {
         stream.write_all(b"PING\r\n")?;
         let mut answer = [0; 7];
         stream.read_exact(&mut answer)?;
-        if &answer == b"+PONG\r\n" { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+        // Who asks for a password serves.
+        if matches!(&answer, b"+PONG\r\n" | b"-NOAUTH") { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
     }
 
     fn signal(&self, signal: &str) {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::http::{self, NoResponse, Response};
 use super::kafka::Kafka;
 use super::process::{Process, command};
-use super::{free_port, loopback, metrics, scratch_dir, wait_until};
+use super::{canary, free_port, loopback, metrics, scratch_dir, wait_until};
 
 /// From the start of the process to a ready server, on a machine that is busy with other tests.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -19,6 +19,8 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const START_TRIES_MAX: u32 = 3;
 /// One request to a health or metrics path.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// The same at the end of a test, which may leave the server in any state.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
 /// The exit code of a server that cannot listen (`EX_UNAVAILABLE`), see `thousandx::error::StartError`.
 const EXIT_UNAVAILABLE: i32 = 69;
 
@@ -55,12 +57,12 @@ impl Server {
 
     /// GET of a path on a connection of its own.
     pub fn get(&self, path: &str) -> Result<Response, NoResponse> {
-        http::get(self.address, path, PROBE_LIMIT)
+        secret_free(path, http::get(self.address, path, PROBE_LIMIT))
     }
 
     /// `POST /queue` on a connection of its own.
     pub fn post(&self, body: &str, limit: Duration) -> Result<Response, NoResponse> {
-        http::post(self.address, body, limit)
+        secret_free("an answer", http::post(self.address, body, limit))
     }
 
     /// Whether `/readyz` says 200 now.
@@ -134,9 +136,12 @@ impl Builder {
         self
     }
 
-    /// The broker and the two topics.
+    /// The broker and the two topics, and a secret among the clients' properties.
     pub fn kafka(self, kafka: &Kafka, tasks: &str, results: &str) -> Self {
-        self.set("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap()).set("TASKS_TOPIC", tasks).set("RESULTS_TOPIC", results)
+        self.set("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap())
+            .set("TASKS_TOPIC", tasks)
+            .set("RESULTS_TOPIC", results)
+            .set("KAFKA_CONFIG", canary::kafka_config())
     }
 
     /// The limiter in Redis, under a key of its own.
@@ -213,6 +218,38 @@ impl Worker {
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+impl Drop for Server {
+    /// Whatever a test was about, it has not made the server tell a secret.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if self.process.exited().is_none() {
+            for path in ["/metrics", "/readyz?verbose"] {
+                let _ = secret_free(path, http::get(self.address, path, LAST_LIMIT));
+            }
+        }
+        canary::assert_absent("the server's log", &self.process.log());
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            canary::assert_absent("the worker's log", &self.process.log());
+        }
+    }
+}
+
+/// The answer as it is, unless there is a secret in it.
+fn secret_free(what: &str, answer: Result<Response, NoResponse>) -> Result<Response, NoResponse> {
+    if let Ok(answer) = &answer {
+        canary::assert_absent(what, &answer.text());
+        answer.headers.iter().for_each(|(name, value)| canary::assert_absent(name, value));
+    }
+    answer
 }
 
 /// In an empty directory, so that no `.env` is read, and with only the given environment.

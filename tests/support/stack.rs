@@ -33,7 +33,7 @@ impl Stack {
     pub fn with_partitions(tasks: i32, results: i32) -> Self {
         let kafka = Kafka::shared();
         let (tasks, results) = (kafka.topic("tasks", tasks), kafka.topic("results", results));
-        Self { kafka, redis: RedisServer::start(), tasks, results }
+        Self { kafka, redis: RedisServer::start_secured(), tasks, results }
     }
 
     /// A `serve` on it, to be completed and started. It is patient with Redis, which shares the machine with the test.
