@@ -6,10 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
 use crate::stack::{ANSWER_MAX, Stack, checker, settings};
-<<<<<<< HEAD
 use crate::support::canary;
-=======
->>>>>>> faults
 use crate::support::http::{Raw, post, post_queue};
 use crate::support::kafka::Kafka;
 use crate::support::redis::RedisServer;
@@ -70,11 +67,7 @@ fn k6_many_that_fit_are_not_too_large_together() {
     let redis = RedisServer::start_secured();
     let server = settings(kafka, &tasks, &results, &redis.url())
         .set("MAX_BODY_BYTES", BODY_BYTES_MAX.to_string())
-<<<<<<< HEAD
         .set("KAFKA_CONFIG", format!("{};linger.ms=20", canary::kafka_config()))
-=======
-        .set("KAFKA_LINGER_MS", "20")
->>>>>>> faults
         .start();
     let stack = Stack { redis, tasks, results, server };
     let _worker = checker(kafka, &stack.tasks);
