@@ -31,12 +31,8 @@ readonly STEPS=(
   'system | 900  | tests of the binary that need no real Kafka or Redis'
   'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
   'faults | 1200 | the fault matrix (its quick half), as a table'
-<<<<<<< HEAD
   'loom   | 900  | every interleaving of what crosses threads; the judge of histories'
   'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
-=======
-  'loom   | 900  | every interleaving of what crosses threads'
->>>>>>> faults
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
   'smoke  | 900  | the release binary does what the README shows'
