@@ -59,7 +59,7 @@ pub(super) static CLIENT_TUNING: Part = Part {
         setting("KAFKA_LINGER_MS", CLIENTS, Kind::Decimal { min: 0.0, max: 1000.0 })
             .default("0.5")
             .unit("ms, fractions allowed")
-            .help("How long a task waits for others to share a batch under load: above 36,000 a second, or 9,000 on one shard if that is more. Below that none waits. 0: never."),
+            .help("How long a task waits for others to share a batch under load: above 24,000 a second, or 9,000 on one shard if that is more. Below that none waits. 0: never."),
         setting("KAFKA_MAX_IN_FLIGHT", CLIENTS, integer(1, 1_000_000))
             .default("1")
             .unit("produce requests per broker connection")
