@@ -78,6 +78,17 @@ impl Events for BulkEvents {
     }
 }
 
+/// What a [`Meter`] says of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Number of the window of time that it falls in.
+    pub window: u64,
+    /// How many came before it in this window.
+    pub earlier: u32,
+    /// How it shall travel.
+    pub lane: Lane,
+}
+
 /// Chooses the lane by the load of late. For one thread: others may hold it, not use it.
 #[derive(Debug)]
 pub struct Meter {
@@ -100,19 +111,20 @@ impl Meter {
         Self { window: AtomicU64::default(), records: AtomicU32::default(), pace: AtomicU32::default(), bulk_from }
     }
 
-    /// Counts a record at `now_ms`, of any clock, and says how it shall travel.
+    /// Counts a record at `now_ms`, of any clock.
     #[inline]
-    pub fn lane(&self, now_ms: u64) -> Lane {
+    pub fn count(&self, now_ms: u64) -> Moment {
         // One thread: plain loads and stores, atomic to be `Sync`.
         let window = now_ms / WINDOW_MS;
-        let (last, mut records) = (self.window.load(Ordering::Relaxed), self.records.load(Ordering::Relaxed));
+        let (last, mut earlier) = (self.window.load(Ordering::Relaxed), self.records.load(Ordering::Relaxed));
         if last != window {
-            self.pace.store(self.smoothed(records, window.saturating_sub(last)), Ordering::Relaxed);
+            self.pace.store(self.smoothed(earlier, window.saturating_sub(last)), Ordering::Relaxed);
             self.window.store(window, Ordering::Relaxed);
-            records = 0;
+            earlier = 0;
         }
-        self.records.store(records.saturating_add(1), Ordering::Relaxed);
-        if self.pace.load(Ordering::Relaxed) >= self.bulk_from { Lane::Bulk } else { Lane::Prompt }
+        self.records.store(earlier.saturating_add(1), Ordering::Relaxed);
+        let is_load = self.pace.load(Ordering::Relaxed) >= self.bulk_from;
+        Moment { window, earlier, lane: if is_load { Lane::Bulk } else { Lane::Prompt } }
     }
 
     /// The pace after a window with `records`, `windows` windows ago, and empty ones since.
@@ -205,7 +217,10 @@ mod tests {
 
     /// The lanes of `records` in each window of a range.
     fn lanes(meter: &Meter, records: u32, windows: std::ops::Range<u64>) -> Vec<Lane> {
-        windows.flat_map(|window| (0..records).map(move |_| window * WINDOW_MS)).map(|ms| meter.lane(ms)).collect()
+        windows
+            .flat_map(|window| (0..records).map(move |_| window * WINDOW_MS))
+            .map(|ms| meter.count(ms).lane)
+            .collect()
     }
 
     #[test]
@@ -214,7 +229,7 @@ mod tests {
         assert!(!lanes(&meter, 9, 1_000..1_200).contains(&Lane::Bulk), "half of what is load");
         let more = lanes(&meter, 36, 1_200..1_300);
         assert_eq!((more[0], more[more.len() - 1]), (Lane::Prompt, Lane::Bulk), "twice that");
-        assert_eq!(meter.lane(1_340 * WINDOW_MS), Lane::Prompt, "a pause, and it is over");
+        assert_eq!(meter.count(1_340 * WINDOW_MS).lane, Lane::Prompt, "a pause, and it is over");
     }
 
     #[test]
@@ -236,6 +251,6 @@ mod tests {
     fn one_burst_is_none() {
         let meter = Meter::of_one_in(1);
         lanes(&meter, 300, 1_000..1_001);
-        assert_eq!(meter.lane(1_001 * WINDOW_MS), Lane::Prompt);
+        assert_eq!(meter.count(1_001 * WINDOW_MS).lane, Lane::Prompt);
     }
 }

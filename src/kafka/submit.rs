@@ -1,22 +1,20 @@
 //! The producer of tasks: raw, by topic handle, with an explicit partition.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::counts::{ProduceErrors, Produced};
 use super::health::{Health, State};
-use super::lanes::{Lane, LaneTopic, Lanes, Meter};
+use super::lanes::{Lane, LaneTopic, Lanes, Meter, Moment};
 use super::native::{Code, Events, Message, Record};
 use super::wire::{Completion, Layout, Outcome, Task, Undelivered};
 use crate::correlate::{CorrelationId, mailbox};
 
-/// A shard stays with one partition for this long, so that what is sent together travels in one batch...
-const STICKY_MS: u64 = 2;
-/// ...or for this many tasks, so that a burst of slow tasks does not land on one worker alone...
+/// A shard stays with one partition for so many tasks, so that a burst of slow tasks does not land on one worker alone...
 const STICKY_TASKS: u32 = 64;
-/// ...or this many under load: it lasts, so the tasks must be quick, and large batches cost the broker least.
+/// ...or so many under load: it lasts, so the tasks must be quick, and large batches cost the broker least.
 const STICKY_TASKS_BULK: u32 = 256;
 /// How long a poll for reports sleeps when there are none.
 const REPORT_WAIT: Duration = Duration::from_millis(100);
@@ -75,13 +73,11 @@ impl Submitter {
 }
 
 /// Which partition is whose turn. All shards follow the same clock, so their tasks share batches without sharing
-/// memory. The clock is the task's own deadline, which advances with the wall clock and costs no clock read.
+/// memory. The clock is the task's own deadline, which advances with the wall clock and costs no clock read. A shard
+/// stays with one partition for a window of the meter, so that what is sent together travels in one batch, or for
+/// [`STICKY_TASKS`].
 #[derive(Debug)]
-pub(super) struct Sticky {
-    window: AtomicU64,
-    tasks: AtomicU32,
-    meter: Meter,
-}
+pub(super) struct Sticky(Meter);
 
 /// Where a task goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,24 +90,15 @@ struct Turn {
 impl Sticky {
     /// For one of so many shards.
     pub(super) fn of_one_in(shards: usize) -> Self {
-        Self { window: AtomicU64::default(), tasks: AtomicU32::default(), meter: Meter::of_one_in(shards) }
+        Self(Meter::of_one_in(shards))
     }
 
     fn turn(&self, deadline_unix_ms: u64) -> Turn {
-        let window = deadline_unix_ms / STICKY_MS;
-        // Written by the shard's own thread only: plain loads and stores, atomic to be Sync.
-        let tasks = if self.window.load(Ordering::Relaxed) == window {
-            self.tasks.load(Ordering::Relaxed).wrapping_add(1)
-        } else {
-            self.window.store(window, Ordering::Relaxed);
-            0
-        };
-        self.tasks.store(tasks, Ordering::Relaxed);
-        let lane = self.meter.lane(deadline_unix_ms);
+        let Moment { window, earlier, lane } = self.0.count(deadline_unix_ms);
         let together = if lane == Lane::Bulk { STICKY_TASKS_BULK } else { STICKY_TASKS };
         // Multiplying by the golden ratio spreads windows, so that a client with a period does not meet one partition
         // again and again.
-        let number = (window.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) + u64::from(tasks / together);
+        let number = (window.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) + u64::from(earlier / together);
         Turn { number, lane }
     }
 }

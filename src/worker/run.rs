@@ -247,7 +247,7 @@ impl<H: Handler> Worker<H> {
             content_type: self.answer.content_type.map(str::as_bytes),
             error: failure.as_ref().map(|failure| failure.code.as_ref()),
         };
-        self.replies.send(self.meter.lane(now_unix_ms), &task, &reply, ticket);
+        self.replies.send(self.meter.count(now_unix_ms).lane, &task, &reply, ticket);
     }
 
     fn handle(&mut self, task: &WorkerTask<'_>) -> Result<(), Failure> {
