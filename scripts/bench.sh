@@ -75,7 +75,7 @@ main() {
 }
 
 usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  print_help
   printf '\nsections:\n'
   local section
   for section in "${SECTIONS[@]}"; do

@@ -53,9 +53,4 @@ number() {
   echo "$2"
 }
 
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
-}
-
 main "$@"

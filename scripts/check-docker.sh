@@ -111,5 +111,5 @@ check_binary() {
 case ${1:-} in
   compose) check_compose ;;
   build) with_lock docker check_build ;;
-  *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2 && exit 64 ;;
+  *) usage ;;
 esac

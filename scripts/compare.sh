@@ -11,7 +11,7 @@
 #   --out FILE        the result as JSON too
 #   --note TEXT       goes into the result: what the binaries are made from
 #
-#   scripts/compare.sh before=/tmp/thousandx.old after=-
+#   scripts/compare.sh before=PATH/thousandx after=-
 #   scripts/compare.sh now=- linger=-,KAFKA_LINGER_MS=2
 #
 # Serve and work are both run from BINARY with the settings. One turn of 10 s of the first variant goes before, since a
@@ -29,9 +29,7 @@ FAULTY=false
 
 main() {
   parse "$@"
-  if [[ $STACK == kafka && -z ${BENCH_INSIDE_STACK-} ]]; then
-    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/compare.sh" "$@"
-  fi
+  [[ $STACK != kafka ]] || bench_inside_stack "$@"
   bench_require jq curl
   bench_init
   bench_build load thousandx
@@ -78,11 +76,6 @@ parse() {
 
 number() {
   [[ ${2-} =~ ^[1-9][0-9]{0,5}$ ]] || die "$1 needs a number from 1"
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 # turn VARIANT SECONDS: one start, one load, one end; a line on standard error, the report in $BENCH_TMP/NAME.runs.

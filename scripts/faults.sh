@@ -91,10 +91,6 @@ readonly ROWS=(
 # One test target; the longest takes about two minutes.
 readonly TARGET_SECONDS_MAX=900
 
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-}
-
 main() {
   local half=full out=target/faults.json after='' wanted=()
   while [[ $# -gt 0 ]]; do
@@ -104,8 +100,8 @@ main() {
       --out) out=${2:?--out needs a file} && shift ;;
       --after) after=${2:?--after needs a file} && shift ;;
       --list) printf '%s\n' "${ROWS[@]}" && exit ;;
-      --help | -h) usage && exit ;;
-      *) usage >&2 && exit 64 ;;
+      --help | -h) print_help && exit ;;
+      *) usage ;;
     esac
     shift
   done

@@ -20,11 +20,6 @@ cd "$REPO"
 readonly OVERTIME_SECONDS=60
 readonly TARGETS=(reply task id body head settings)
 
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
-}
-
 main() {
   local seconds=10 seed=() coverage=false targets=()
   while (($# > 0)); do

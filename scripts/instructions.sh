@@ -21,7 +21,7 @@ main() {
   case ${1-} in
     '') ;;
     --update) update=true ;;
-    *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2 && exit 64 ;;
+    *) usage ;;
   esac
   bench_require valgrind jq
   bench_init

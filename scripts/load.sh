@@ -31,10 +31,7 @@ FAULTY=false
 
 main() {
   parse "$@"
-  if [[ $STACK == kafka && -z ${BENCH_INSIDE_STACK-} ]]; then
-    # Comes back here with the settings of the stack, and ends the stack afterwards.
-    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/load.sh" "$@"
-  fi
+  [[ $STACK != kafka ]] || bench_inside_stack "$@"
   bench_require jq curl
   bench_init
   build
@@ -68,11 +65,6 @@ parse() {
   fi
   [[ -z $PEER ]] || peer_check "$PEER" "$STACK"
   if ! [[ $RUNS =~ ^[1-9][0-9]*$ ]] || ((RUNS > RUNS_MAX)); then die "--runs takes a number from 1 to $RUNS_MAX"; fi
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 build() {

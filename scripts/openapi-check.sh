@@ -34,12 +34,7 @@ main() {
   python=$(python_venv "$REQUIREMENTS" --no-deps)
   bench_require curl
   bench_init
-  if [[ -z $BINARY ]]; then
-    bench_require jq
-    bench_build thousandx
-  else
-    EXE_THOUSANDX=$BINARY
-  fi
+  bench_thousandx "$BINARY"
   bench_start_embedded
   bench_first_answer
   # It leaves a folder behind where it runs.
@@ -48,11 +43,6 @@ main() {
     --max-examples "$EXAMPLES_MAX" --seed "$SEED" --generation-database none --continue-on-failure) ||
     die "the document and the server differ (see above)"
   [[ -n $(process_stamp "$BENCH_PID") ]] || die "the server has ended"
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 main "$@"

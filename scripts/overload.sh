@@ -20,10 +20,7 @@ CAPACITY=16 SECONDS_EACH=60 OUT=''
 
 main() {
   parse "$@"
-  if [[ -z ${BENCH_INSIDE_STACK-} ]]; then
-    # Comes back here with the settings of the stack, and ends the stack afterwards.
-    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/overload.sh" "$@"
-  fi
+  bench_inside_stack "$@"
   bench_require jq curl python3
   bench_init
   [[ -n $OUT ]] || OUT=$(mktemp -d "${TMPDIR:-/tmp}/thousandx-overload.XXXXXX")/overload.json
@@ -56,11 +53,6 @@ parse() {
   if ! [[ $CAPACITY =~ ^[1-9][0-9]{0,3}$ && $SECONDS_EACH =~ ^[1-9][0-9]{0,2}$ ]]; then
     die "--capacity takes 1 to 9999, --seconds 1 to 999"
   fi
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 main "$@"

@@ -21,11 +21,9 @@ main() {
   case ${1-} in
     '') ;;
     --embedded) STACK=embedded ;;
-    *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2 && exit 64 ;;
+    *) usage ;;
   esac
-  if [[ $STACK == kafka && -z ${BENCH_INSIDE_STACK-} ]]; then
-    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/pgo.sh" "$@"
-  fi
+  [[ $STACK != kafka ]] || bench_inside_stack "$@"
   bench_require jq curl
   bench_init
   local merge connections

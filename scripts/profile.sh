@@ -24,9 +24,7 @@ main() {
   STACK=embedded
   if [[ ${1-} == --kafka ]]; then
     STACK=kafka
-    if [[ -z ${BENCH_INSIDE_STACK-} ]]; then
-      BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/profile.sh" "$@"
-    fi
+    bench_inside_stack "$@"
     shift
   fi
   local counts=("$@") connections

@@ -29,12 +29,7 @@ main() {
   parse "$@"
   bench_require slowhttptest python3 curl
   bench_init
-  if [[ -z $BINARY ]]; then
-    bench_require jq
-    bench_build thousandx
-  else
-    EXE_THOUSANDX=$BINARY
-  fi
+  bench_thousandx "$BINARY"
   export HEADER_TIMEOUT_MS=${HEADER_SECONDS}000 BODY_TIMEOUT_MS=${BODY_SECONDS}000
   export WRITE_TIMEOUT_MS=${WRITE_SECONDS}000 IDLE_TIMEOUT_MS=${IDLE_SECONDS}000
   bench_start_embedded
@@ -61,11 +56,6 @@ parse() {
   ((${#ATTACKS[@]} > 0)) || ATTACKS=(H B X)
   [[ $CONNECTIONS =~ ^[1-9][0-9]{0,4}$ ]] || die "-c takes a whole number from 1 to 99999"
   [[ -z $BINARY || -x $BINARY ]] || die "$BINARY cannot be run"
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 # attack H|B|X: one attack, watched; a row of the table.

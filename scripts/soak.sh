@@ -33,10 +33,7 @@ MINUTES=30 OUT=''
 
 main() {
   parse "$@"
-  if [[ -z ${BENCH_INSIDE_STACK-} ]]; then
-    # Comes back here with the settings of the stack, and ends the stack afterwards.
-    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/soak.sh" "$@"
-  fi
+  bench_inside_stack "$@"
   bench_require jq curl python3
   bench_init
   [[ -n $OUT ]] || OUT=$(mktemp -d "${TMPDIR:-/tmp}/thousandx-soak.XXXXXX")
@@ -59,11 +56,6 @@ parse() {
   if ! [[ $MINUTES =~ ^[1-9][0-9]*$ ]] || ((MINUTES > MINUTES_MAX)); then
     die "--minutes takes a number from 1 to $MINUTES_MAX"
   fi
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 soak() {

@@ -22,11 +22,6 @@ readonly PROCESSES="$STACK/processes"
 readonly SETTINGS="$STACK/env"
 readonly REDIS_START_SECONDS_MAX=10
 
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
-}
-
 main() {
   local command=${1:-}
   shift || true

@@ -303,7 +303,7 @@ skip() {
 # === running the steps
 
 usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  print_help
   printf '\nsteps:\n'
   local step
   for step in "${STEPS[@]}"; do

@@ -30,10 +30,7 @@ STACK=embedded URL='' MODE=checked CONNECTIONS=1000 WRK_THREADS=$(nproc) DURATIO
 
 main() {
   parse "$@"
-  if [[ $STACK == kafka && -z ${BENCH_INSIDE_STACK-} ]]; then
-    # Comes back here with the settings of the stack, and ends the stack afterwards.
-    BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/wrk.sh" "$@"
-  fi
+  [[ $STACK != kafka ]] || bench_inside_stack "$@"
   bench_require wrk jq curl
   bench_init
   local facts
@@ -67,11 +64,6 @@ parse() {
   for number in "$CONNECTIONS" "$WRK_THREADS" "$DURATION"; do
     [[ $number =~ ^[1-9][0-9]{0,5}$ ]] || die "-c, -t and -d take whole numbers from 1"
   done
-}
-
-usage() {
-  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-  exit 64
 }
 
 measure() {

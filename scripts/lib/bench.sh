@@ -19,6 +19,12 @@ BENCH_BACKEND=()
 # Where the requests go, set by bench_wait_ready.
 BENCH_URL=
 
+# bench_inside_stack "$@": starts the script again with a real Kafka and Redis in its environment, which end with it.
+bench_inside_stack() {
+  [[ -z ${BENCH_INSIDE_STACK-} ]] || return 0
+  BENCH_INSIDE_STACK=1 exec "$REPO/scripts/stack.sh" up --exec "$REPO/scripts/$(basename "$0")" "$@"
+}
+
 # bench_init: a directory for logs and parts of results, removed at the end with everything that was started.
 bench_init() {
   BENCH_TMP=$(mktemp -d "${TMPDIR:-/tmp}/thousandx-bench.XXXXXX")
@@ -76,6 +82,16 @@ bench_build() {
   ((${#server[@]} == 0)) || bench_cargo "${server[@]}"
   EXE_THOUSANDX=$(bench_executable bin thousandx)
   EXE_LOAD=$(bench_executable bench load)
+}
+
+# bench_thousandx [PATH]: sets EXE_THOUSANDX to the binary at PATH, or to one that it builds for release.
+bench_thousandx() {
+  if [[ -n ${1-} ]]; then
+    EXE_THOUSANDX=$1
+  else
+    bench_require jq
+    bench_build thousandx
+  fi
 }
 
 bench_cargo() {

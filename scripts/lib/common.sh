@@ -18,6 +18,17 @@ die() {
   exit 1
 }
 
+# print_help: the head comment of the script that was started.
+print_help() {
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+}
+
+# usage: the same as an answer to wrong arguments. A script that has more to say has a `usage` of its own.
+usage() {
+  print_help >&2
+  exit 64
+}
+
 have() {
   command -v "$1" >/dev/null 2>&1
 }
