@@ -29,13 +29,18 @@ fn never_exceeds_the_capacity() {
     });
 }
 
+/// A thread that tries to take a permit, and keeps it.
+fn taker(counter: &Arc<Counter>) -> thread::JoinHandle<bool> {
+    let counter = Arc::clone(counter);
+    thread::spawn(move || counter.acquire())
+}
+
 /// With one permit and two takers that keep it, exactly one has it.
 #[test]
 fn gives_the_last_permit_once() {
     check(|| {
         let counter = Arc::new(Counter::new(1));
-        let other = Arc::clone(&counter);
-        let taker = thread::spawn(move || other.acquire());
+        let taker = taker(&counter);
         let mine = counter.acquire();
         let theirs = taker.join().unwrap();
         assert!(mine ^ theirs, "one permit, two winners or none");
@@ -48,8 +53,7 @@ fn a_released_permit_can_be_taken_again() {
     check(|| {
         let counter = Arc::new(Counter::new(1));
         assert!(counter.acquire());
-        let other = Arc::clone(&counter);
-        let taker = thread::spawn(move || other.acquire());
+        let taker = taker(&counter);
         counter.release();
         let taken = taker.join().unwrap();
         assert_eq!(counter.in_use(), u32::from(taken));
@@ -64,8 +68,7 @@ fn a_refusal_does_not_make_another_one() {
     check(|| {
         let counter = Arc::new(Counter::new(1));
         assert!(counter.acquire());
-        let other = Arc::clone(&counter);
-        let taker = thread::spawn(move || other.acquire());
+        let taker = taker(&counter);
         counter.release();
         let mine = counter.acquire();
         let theirs = taker.join().unwrap();

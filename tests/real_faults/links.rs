@@ -59,18 +59,7 @@ fn r4_link_to_redis_is_slow_and_narrow() {
     let (mut stack, link) = linked_to_redis(&proxy);
     let _worker = checker(Kafka::shared(), &stack.tasks);
 
-    link.slow(SLOW);
-    let load = stack.load();
-    for _ in 0..5 {
-        let (answer, took) = stack.post();
-        assert_eq!(answer.expect("an answer").status, 200);
-        assert!(took >= SLOW, "the link was felt: {took:?}");
-        slow.note("200 meanwhile", took);
-    }
-    link.mend();
-    slow.healed("first 200 after", stack.until_served(Instant::now(), REDIS_BACK_WITHIN));
-    slow.history(&load.stop(), &[200]);
-    stack.assert_healed(&mut slow);
+    slow_link(&mut slow, &mut stack, &link, REDIS_BACK_WITHIN);
 
     link.narrow(NARROW);
     let load = stack.load();
@@ -86,9 +75,7 @@ fn r4_link_to_redis_is_slow_and_narrow() {
     over.refused("first 503", stack.until_refused(NO_LIMITER, REFUSED_WITHIN * 2));
     over.refused("503, the slowest of 20", stack.all_refused(NO_LIMITER, 20, REFUSED_WITHIN));
     link.mend();
-    let back = Instant::now();
-    over.healed("first 200 after", stack.until_served(back, REDIS_BACK_WITHIN));
-    over.healed("ready after", stack.until_ready(back, REDIS_BACK_WITHIN));
+    healed(&mut over, &mut stack, REDIS_BACK_WITHIN);
     over.history(&load.stop(), &[200, 503]);
     stack.assert_healed(&mut over);
 }
@@ -116,9 +103,7 @@ fn r2_r3_link_to_redis_is_silent_reset_and_cut() {
         assert!([200, 503].contains(&held.status), "{}", held.text());
         row.note(&format!("{} for what was in flight (1500 ms of work)", held.status), took);
         link.mend();
-        let back = Instant::now();
-        row.healed("first 200 after", stack.until_served(back, REDIS_BACK_WITHIN));
-        row.healed("ready after", stack.until_ready(back, REDIS_BACK_WITHIN));
+        healed(row, &mut stack, REDIS_BACK_WITHIN);
         row.history(&load.stop(), &[200, 503]);
         stack.assert_healed(row);
     }
@@ -141,7 +126,16 @@ fn k2_k3_link_to_kafka_is_slow_narrow_silent_and_cut() {
     // Beside the link: only the server has to suffer.
     let _worker = checker(&kafka, &stack.tasks);
 
-    k3_slow_and_narrow(&mut slow, &mut narrow, &mut stack, &link);
+    slow_link(&mut slow, &mut stack, &link, KAFKA_BACK_WITHIN);
+
+    let load = stack.load();
+    link.narrow(NARROW);
+    narrow.note("an answer to each meanwhile, ten in a row", timed(|| (0..10).for_each(|_| drop(stack.post()))).1);
+    link.mend();
+    healed(&mut narrow, &mut stack, KAFKA_BACK_WITHIN);
+    narrow.history(&load.stop(), &[200, 503, 504]);
+    stack.assert_healed(&mut narrow);
+
     let faults: [(&mut Row, Spoil); 3] =
         [(&mut silent, Link::silence), (&mut reset, Link::reset), (&mut cut, Link::cut)];
     for (row, spoil) in faults {
@@ -151,38 +145,31 @@ fn k2_k3_link_to_kafka_is_slow_narrow_silent_and_cut() {
         row.note("not ready after", timed(|| stack.server.wait_ready(false, SILENT_WITHIN)).1);
         row.refused("503, the slowest of 50", stack.all_refused(NO_BROKER, 50, REFUSED_WITHIN));
         link.mend();
-        healed(row, &mut stack);
+        healed(row, &mut stack, KAFKA_BACK_WITHIN);
         row.history(&load.stop(), &[200, 503, 504]);
         stack.assert_healed(row);
     }
 }
 
-fn k3_slow_and_narrow(slow: &mut Row, narrow: &mut Row, stack: &mut Stack, link: &Link) {
+/// Every answer comes, and takes as long as the link does.
+fn slow_link(row: &mut Row, stack: &mut Stack, link: &Link, back_within: Duration) {
     link.slow(SLOW);
     let load = stack.load();
     for _ in 0..5 {
         let (answer, took) = stack.post();
         assert_eq!(answer.expect("an answer").status, 200);
         assert!(took >= SLOW, "the link was felt: {took:?}");
-        slow.note("200 meanwhile", took);
+        row.note("200 meanwhile", took);
     }
     link.mend();
-    slow.healed("first 200 after", stack.until_served(Instant::now(), KAFKA_BACK_WITHIN));
-    slow.history(&load.stop(), &[200]);
-    stack.assert_healed(slow);
-
-    let load = stack.load();
-    link.narrow(NARROW);
-    narrow.note("an answer to each meanwhile, ten in a row", timed(|| (0..10).for_each(|_| drop(stack.post()))).1);
-    link.mend();
-    healed(narrow, stack);
-    narrow.history(&load.stop(), &[200, 503, 504]);
-    stack.assert_healed(narrow);
+    row.healed("first 200 after", stack.until_served(Instant::now(), back_within));
+    row.history(&load.stop(), &[200]);
+    stack.assert_healed(row);
 }
 
 /// Service is back, and ready.
-fn healed(row: &mut Row, stack: &mut Stack) {
+fn healed(row: &mut Row, stack: &mut Stack, within: Duration) {
     let back = Instant::now();
-    row.healed("first 200 after", stack.until_served(back, KAFKA_BACK_WITHIN));
-    row.healed("ready after", stack.until_ready(back, KAFKA_BACK_WITHIN));
+    row.healed("first 200 after", stack.until_served(back, within));
+    row.healed("ready after", stack.until_ready(back, within));
 }
