@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn threads_lose_nothing_and_keep_each_senders_order() {
         const SENDERS: usize = 3;
-        const BATCHES: usize = 2_000;
+        const BATCHES: usize = if cfg!(miri) { 50 } else { 2_000 };
         let (sender, mut receiver) = mailbox(8);
         let threads: Vec<_> = (0..SENDERS)
             .map(|me| {
