@@ -15,6 +15,8 @@ const UNAVAILABLE: &str = "broker_unavailable";
 const MISSING: &str = "topic_missing";
 /// A hung broker still has its connections: it is known by an answer that does not come, for a second, every half.
 const HUNG_WITHIN: Duration = Duration::from_secs(3);
+/// `broker.session.timeout.ms` of scripts/kafka/server.properties, and the controller's look at it.
+const FENCED_AFTER: Duration = Duration::from_millis(4_500);
 /// "At once" after SIGCONT.
 const CONTINUED_WITHIN: Duration = Duration::from_secs(4);
 
@@ -116,6 +118,30 @@ fn k3_hung_under_load(kafka: &mut Kafka, stack: &mut Stack) {
     let slowest = report.history.iter().map(|exchange| exchange.end.saturating_sub(exchange.start)).max();
     row.note("slowest answer of the load", slowest.unwrap_or_default());
     row.history(&report, &[200, 503, 504]);
+    stack.assert_healed(&mut row);
+}
+
+/// A broker that was away for longer than its session is fenced, and says when asked that the cluster has no brokers.
+/// librdkafka then forgets those that it knows, and asks nobody any more.
+#[test]
+fn k3_hung_until_the_cluster_has_no_broker() {
+    const TIMES: usize = 4;
+    let mut kafka = Kafka::start();
+    let (tasks, results) = (kafka.topic("tasks", 4), kafka.topic("results", 2));
+    let _worker = Worker::start(&kafka, &tasks, &results);
+    let redis = RedisServer::start_secured();
+    let server = settings(&kafka, &tasks, &results, &redis.url()).start();
+    let stack = Stack { redis, tasks, results, server };
+    let mut row = Row::start("K3", "Kafka hangs until its session with its controller is over", KAFKA_BACK_WITHIN);
+    let load = stack.load();
+    for _ in 0..TIMES {
+        stack.until_served(Instant::now(), WAIT_MAX);
+        kafka.sigstop();
+        std::thread::sleep(FENCED_AFTER); // workload: how long it hangs
+        kafka.sigcont();
+        row.healed("first 200 after SIGCONT", stack.until_served(Instant::now(), KAFKA_BACK_WITHIN));
+    }
+    row.history(&load.stop(), &[200, 503, 504]);
     stack.assert_healed(&mut row);
 }
 

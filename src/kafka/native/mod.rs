@@ -16,8 +16,8 @@ mod raw;
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings as ffi;
 
@@ -80,9 +80,15 @@ pub fn code_text(code: Code) -> &'static str {
     unsafe { CStr::from_ptr(ffi::rd_kafka_err2str(code)) }.to_str().unwrap_or("unknown error")
 }
 
+/// Between two times that a client without a broker is told its first brokers again. Each time costs some bytes that
+/// librdkafka keeps: half a megabyte in a day without Kafka.
+const TELL_BROKERS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Owner of one librdkafka client.
 struct Handle {
     rk: NonNull<ffi::rd_kafka_t>,
+    /// When the client was last told its first brokers again.
+    brokers_told: Mutex<Option<Instant>>,
     /// What the opaque pointer of the client points to; freed after the client.
     events: NonNull<Arc<dyn Events>>,
 }
@@ -102,7 +108,7 @@ impl Handle {
         // SAFETY: `raw` is a configuration that we own; `text` is writable for the length given.
         let rk = unsafe { ffi::rd_kafka_new(kind, raw, text.as_mut_ptr(), text.len()) };
         if let Some(rk) = NonNull::new(rk) {
-            return Ok(Self { rk, events });
+            return Ok(Self { rk, brokers_told: Mutex::default(), events });
         }
         // SAFETY: on failure rd_kafka_new leaves the configuration to the caller; no client refers to `events`, which
         // came from a Box above; librdkafka has NUL-terminated `text`.
@@ -117,17 +123,55 @@ impl Handle {
         self.rk.as_ptr()
     }
 
-    /// Asks a broker about all topics that the client has handles of or reads; bounded by `timeout`.
+    /// Asks a broker about all topics that the client has handles of or reads; bounded by `timeout`. A client that knows
+    /// no broker is told its first ones again.
     fn metadata(&self, timeout: Duration) -> Result<Vec<TopicMetadata>, Code> {
         let mut found: *const ffi::rd_kafka_metadata = ptr::null();
         // SAFETY: the client is alive; a null topic means "all that are known here"; `found` is set on success only.
         let code = unsafe { raw::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &raw mut found, millis(timeout)) };
-        ok(code)?;
+        if let Err(code) = ok(code) {
+            if code == Code::RD_KAFKA_RESP_ERR__TRANSPORT {
+                self.tell_brokers();
+            }
+            return Err(code);
+        }
         // SAFETY: on success `found` is a valid structure until it is destroyed below; nothing borrowed from it leaves.
         unsafe {
             let topics = each((*found).topics, (*found).topic_cnt).map(|topic| read_topic(topic)).collect();
             ffi::rd_kafka_metadata_destroy(found);
             Ok(topics)
+        }
+    }
+
+    /// A broker that was just started or continued may say that there are no brokers, and librdkafka forgets all that it
+    /// knows, the first ones too: for good, since it asks nobody any more (librdkafka issue 5301). Telling it what it
+    /// knows already changes nothing.
+    fn tell_brokers(&self) {
+        let mut told = self.brokers_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|told| told.elapsed() < TELL_BROKERS_INTERVAL) {
+            return;
+        }
+        *told = Some(Instant::now());
+        let Some(brokers) = self.first_brokers() else { return };
+        // SAFETY: the client is alive, the list NUL-terminated and copied by the call.
+        unsafe { ffi::rd_kafka_brokers_add(self.raw(), brokers.as_ptr()) };
+    }
+
+    /// `bootstrap.servers`, as the client was made with it.
+    fn first_brokers(&self) -> Option<CString> {
+        let mut bytes = 0;
+        // SAFETY: the client, and with it its configuration, is alive. Without a buffer only the size is written, NUL
+        // included; then the buffer is as large as that.
+        unsafe {
+            let (conf, name) = (ffi::rd_kafka_conf(self.raw()), c"bootstrap.servers".as_ptr());
+            let result = ffi::rd_kafka_conf_get(conf, name, ptr::null_mut(), &raw mut bytes);
+            if result != ffi::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK {
+                return None;
+            }
+            let mut text = vec![0_u8; bytes];
+            let result = ffi::rd_kafka_conf_get(conf, name, text.as_mut_ptr().cast(), &raw mut bytes);
+            (result == ffi::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK).then_some(())?;
+            CString::from_vec_with_nul(text).ok()
         }
     }
 }
