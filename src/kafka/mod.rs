@@ -102,6 +102,7 @@ pub fn start(
         results_topic: settings.results_topic.clone(),
         routing: settings.routing.clone(),
         reader_lost,
+        looks_left: 0,
         assigned: BTreeSet::new(),
         complete_once: false,
         left_over: BTreeSet::new(),

@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
+/// The reader is asked for its broker in every so many looks, 5 s: it may have lost it without an error.
+const READER_ASKED_EVERY: u32 = 10;
 /// At the start, for how long partitions for replies that have no leader are waited for: a broker that starts gives them
 /// one after the other. After that the others do without them.
 const LEADERS_WAIT: Duration = Duration::from_secs(3);
@@ -34,6 +36,8 @@ pub(super) struct Watcher {
     pub routing: ReplyRouting,
     /// Set by the reader's error callback; cleared by a successful look.
     pub reader_lost: Arc<AtomicBool>,
+    /// Until the reader is asked for its broker.
+    pub looks_left: u32,
     /// Partitions whose position is fixed.
     pub assigned: BTreeSet<i32>,
     /// Whether every partition with a leader had its position once: later ones are new and read from their beginning...
@@ -140,13 +144,26 @@ impl Watcher {
                 return Err(code_text(code).to_owned());
             }
         }
-        if self.reader_lost.swap(false, Ordering::Relaxed)
-            && let Err(code) = self.consumer.metadata(ANSWER_WAIT)
-        {
-            self.reader_lost.store(true, Ordering::Relaxed);
-            return Err(code_text(code).to_owned());
+        self.ask_reader().map_err(|code| code_text(code).to_owned())
+    }
+
+    /// Whether the reader has a broker, when that is in doubt.
+    fn ask_reader(&mut self) -> Result<(), Code> {
+        let is_lost = self.reader_lost.swap(false, Ordering::Relaxed);
+        self.looks_left = self.looks_left.saturating_sub(1);
+        if !is_lost && self.looks_left > 0 {
+            return Ok(());
         }
-        Ok(())
+        self.looks_left = READER_ASKED_EVERY;
+        match self.consumer.metadata(ANSWER_WAIT) {
+            Ok(_) => Ok(()),
+            // The question waits behind a fetch, which may take longer (`KAFKA_FETCH_WAIT_MS`) and is no loss.
+            Err(Code::RD_KAFKA_RESP_ERR__TIMED_OUT) if !is_lost => Ok(()),
+            Err(code) => {
+                self.reader_lost.store(true, Ordering::Relaxed);
+                Err(code)
+            }
+        }
     }
 
     /// A partition that is not there any more has no position: when its topic is made again, its offsets begin anew,

@@ -34,6 +34,9 @@ const SEEK_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to learn the partitions of the tasks topic.
 const METADATA_WAIT: Duration = Duration::from_millis(500);
 
+/// Without a task for so long, the consumer is asked for its broker: it may have lost it without an error.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
 /// `(partition, offset)`.
 type Offsets = Vec<(i32, i64)>;
 
@@ -170,13 +173,20 @@ impl<H: Handler> Worker<H> {
         }
         let mut batch = self.consumer.batch(ROUND_TASKS_MAX);
         let mut pace = Pace::default();
+        let mut idle_since = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             self.settle();
             self.rewind();
             if self.consumer.consume(&mut batch, pace.tasks(), TASK_WAIT) == 0 {
+                if idle_since.elapsed() > IDLE_MAX {
+                    // That it is told its brokers again is all that is wanted.
+                    let _ = self.consumer.metadata(METADATA_WAIT);
+                    idle_since = Instant::now();
+                }
                 continue;
             }
             let started = Instant::now();
+            idle_since = started;
             let done = self.round(&batch, started, stop);
             pace.learn(done, started.elapsed());
         }
