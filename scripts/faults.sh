@@ -105,6 +105,10 @@ main() {
     esac
     shift
   done
+  local row
+  for row in "${wanted[@]}"; do
+    printf '%s\n' "${ROWS[@]}" | grep -q "^$row " || die "no such row: $row"
+  done
   run "$half" "$out" "$after" "${wanted[@]}"
 }
 

@@ -30,7 +30,7 @@ readonly PURE=(
   error::tests:: lifecycle::tests:: observe::clock:: observe::exposition:: observe::metrics::
   worker::handler:: worker::pace:: worker::track::
 )
-# Not in there: they would read a file of this machine, or take hours.
+# Not in there: it would take hours.
 # `queues_are_bounded` fills two queues of 65,536.
 readonly LEFT_OUT=(admit::redis::batch::tests::queues_are_bounded)
 

@@ -31,7 +31,7 @@ readonly STEPS=(
   'system | 900  | tests of the binary that need no real Kafka or Redis'
   'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
   'faults | 1200 | the fault matrix (its quick half), as a table'
-  'loom   | 900  | every interleaving of what crosses threads; the judge of histories'
+  'loom   | 900  | interleavings of what crosses threads, all up to three preemptions; the judge of histories'
   'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
@@ -107,7 +107,10 @@ step_scripts() {
 
 step_lint() {
   cargo clippy --locked --all-targets -- -D warnings
-  cargo clippy --locked --manifest-path tests/history/Cargo.toml --all-targets -- -D warnings
+  local manifest
+  for manifest in tests/history tests/loom fuzz; do
+    cargo clippy --locked --manifest-path "$manifest/Cargo.toml" --all-targets -- -D warnings
+  done
 }
 
 step_unit() {
@@ -130,6 +133,7 @@ step_faults() {
   require_real || have_real || skip "no Java, Maven or redis-server on this machine"
   # The rows that other test files cover have run in the steps before.
   scripts/faults.sh --quick --after "$RUN/tests"
+  note "$(scripts/faults.sh --list | awk -F' *[|] *' '$2 == "full" { print $1 }' | paste -sd ' '): rows of the fault matrix that only scripts/faults.sh without --quick runs"
 }
 
 step_loom() {

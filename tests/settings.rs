@@ -147,8 +147,9 @@ fn a_command_asks_only_for_what_it_uses() {
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
-    let cases: [(&str, &[(&str, &str)]); 14] = [
+    let cases: [(&str, &[(&str, &str)]); 15] = [
         ("KAFKA_DELIVERY_TIMEOUT_MS", &[("KAFKA_GIFT_CODE_TIMEOUT", "3")]),
+        ("REDIS_TIMEOUT_MS", &[("REDIS_TIMEOUT_MS", "2001"), ("KAFKA_GIFT_CODE_TIMEOUT", "4")]),
         ("ADMIN_ADDR", &[("ADMIN_ADDR", "127.0.0.1:8000")]),
         ("ADMIN_ADDR", &[("ADMIN_ADDR", "0.0.0.0:9000"), ("PORT", "9000")]),
         ("REPLY_PARTITIONS", &[("REPLY_ROUTING", "partition")]),

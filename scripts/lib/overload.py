@@ -68,7 +68,7 @@ class Probe(threading.Thread):
                 stream.write(request)
                 stream.flush()
                 status = read_status(stream)
-            except (OSError, ValueError):
+            except (OSError, ValueError, IndexError):
                 stream = None
             self.seen.append((begin, (time.monotonic() - begin) * 1000, status))
 

@@ -30,6 +30,7 @@ pub fn load(command: Command, layers: &Layers<'_>) -> Loaded {
         WorkerSettings { threads: read.integer("WORKER_CONCURRENCY"), group: read.text("WORKER_GROUP", kind::name) };
     let config = Config { http, limiter, kafka, worker, topics: topics(&mut read), log: log(&mut read) };
     check_http(&mut read, &config.http);
+    check_limiter(&mut read, &config);
     check_kafka(&mut read, &config);
     read.finish(config)
 }
@@ -158,6 +159,15 @@ fn check_http(read: &mut Reader, http: &HttpSettings) {
     }
     if read.is_sound(&["MAX_URI_BYTES", "MAX_HEADER_BYTES"]) && http.uri_bytes_max >= http.header_bytes_max {
         read.wrong("MAX_URI_BYTES", &format!("less than MAX_HEADER_BYTES ({})", http.header_bytes_max));
+    }
+}
+
+/// An acquire may wait for its turn as long as a call, and then for the call.
+fn check_limiter(read: &mut Reader, config: &Config) {
+    let deadline = config.http.reply_timeout;
+    if read.is_sound(&["REDIS_TIMEOUT_MS", "KAFKA_GIFT_CODE_TIMEOUT"]) && config.limiter.redis_timeout * 2 > deadline {
+        let deadline = deadline.as_secs_f64();
+        read.wrong("REDIS_TIMEOUT_MS", &format!("at most half of KAFKA_GIFT_CODE_TIMEOUT ({deadline} s)"));
     }
 }
 

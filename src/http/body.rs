@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde::de::IgnoredAny;
 
-use super::budget::ByteBudget;
+use super::budget::{Arriving, ByteBudget};
 use super::route::BodyKind;
 use crate::config::HttpSettings;
 use crate::error::Reject;
@@ -17,20 +17,27 @@ use crate::error::Reject;
 /// The task that an empty body stands for.
 pub const DEFAULT_TASK: &[u8] = br#"{"action":"get_gift_code"}"#;
 
+/// A whole body, and what it has of the budget as long as it is kept.
+pub struct Kept<'a> {
+    /// What the client sent, or the default task.
+    pub bytes: Bytes,
+    _budget: Arriving<'a>,
+}
+
 /// Reads the whole body, at most `MAX_BODY_BYTES`, within `BODY_TIMEOUT_MS`, and checks that it is what it should be.
-pub async fn read(
+pub async fn read<'a>(
     incoming: &mut Incoming,
     kind: BodyKind,
     limits: &HttpSettings,
-    budget: &ByteBudget,
-) -> Result<Bytes, Reject> {
+    budget: &'a ByteBudget,
+) -> Result<Kept<'a>, Reject> {
     let declared = incoming.size_hint().exact();
     if declared.is_some_and(|length| length > limits.body_bytes_max as u64) {
         return Err(Reject::BodyTooLarge(limits.body_bytes_max));
     }
     let mut collecting = pin!(collect(incoming, limits.body_bytes_max, budget));
     let at_once = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await;
-    let body = match at_once {
+    let mut body = match at_once {
         Poll::Ready(body) => body?,
         // Boxed, since most bodies came with their head and need no timer.
         Poll::Pending => {
@@ -38,11 +45,10 @@ pub async fn read(
             in_time.await.map_err(|_| Reject::BodyTimeout)??
         }
     };
-    if body.is_empty() {
-        return Ok(Bytes::from_static(DEFAULT_TASK));
-    }
-    if kind == BodyKind::Json {
-        check_json(&body, limits.json_depth_max)?;
+    if body.bytes.is_empty() {
+        body.bytes = Bytes::from_static(DEFAULT_TASK);
+    } else if kind == BodyKind::Json {
+        check_json(&body.bytes, limits.json_depth_max)?;
     }
     Ok(body)
 }
@@ -57,7 +63,7 @@ pub fn check_json(body: &[u8], depth_max: usize) -> Result<(), Reject> {
     Ok(())
 }
 
-async fn collect(incoming: &mut Incoming, bytes_max: usize, budget: &ByteBudget) -> Result<Bytes, Reject> {
+async fn collect<'a>(incoming: &mut Incoming, bytes_max: usize, budget: &'a ByteBudget) -> Result<Kept<'a>, Reject> {
     let mut arriving = budget.arriving();
     let mut pieces = Pieces::None;
     while let Some(frame) = incoming.frame().await {
@@ -65,16 +71,17 @@ async fn collect(incoming: &mut Incoming, bytes_max: usize, budget: &ByteBudget)
         if pieces.len() + data.len() > bytes_max {
             return Err(Reject::BodyTooLarge(bytes_max));
         }
-        let length = data.len();
+        let (length, is_first) = (data.len(), pieces.len() == 0);
         pieces = pieces.add(data);
-        if incoming.is_end_stream() {
+        // A body in one piece is in the connection's read buffer, which has a bound of its own.
+        if is_first && incoming.is_end_stream() {
             break;
         }
         if !arriving.add(length) {
             return Err(Reject::Overloaded);
         }
     }
-    Ok(pieces.into_bytes())
+    Ok(Kept { bytes: pieces.into_bytes(), _budget: arriving })
 }
 
 /// A body that came in one piece, as most do, is passed on as it is.

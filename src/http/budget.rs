@@ -1,4 +1,4 @@
-//! Memory for bodies that are still arriving. Pure: loom explores its interleavings.
+//! Memory for bodies that came in pieces, until they are with Kafka. Pure: loom explores its interleavings.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicUsize, Ordering};

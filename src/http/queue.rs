@@ -44,7 +44,7 @@ pub async fn post(
     let in_flight = gateway.metrics.in_flight(started);
     let submitted = gateway.submitter.submit(&Task {
         id: waiter.id(),
-        body: &body,
+        body: &body.bytes,
         content_type: field(request.headers(), CONTENT_TYPE),
         traceparent: field(request.headers(), TRACEPARENT),
         tracestate: field(request.headers(), TRACESTATE),

@@ -16,7 +16,8 @@ use crate::config::ReplyRouting;
 
 /// Between two looks. A look costs two or three small requests.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s.
+/// For how long a broker may take to answer: with the interval, a hung broker is known in 1.5 s. One that falls silent in
+/// the middle of a look is known after the next: two more questions may wait as long first.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// The reader is asked for its broker in every so many looks, 5 s: it may have lost it without an error.

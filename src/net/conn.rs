@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ use crate::http::{Framing, Gateway};
 const LINGER: Duration = Duration::from_secs(1);
 /// And at most so many bytes of it.
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Connections that may have a second descriptor, for a client that has sent more than its request: fewer than
+/// [`OTHER_DESCRIPTORS`](super::socket), which are for brokers and Redis too.
+const WATCHED_MAX: usize = 256;
 
 /// What a connection is doing, as far as time limits care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +79,7 @@ impl ConnState {
             since: Cell::new(net.tick()),
             blocked_since: Cell::new(None),
             reading: Cell::new(false),
-            head: RefCell::default(),
+            head: RefCell::new(HeadScan::first()),
             cut: Cell::new(false),
             closing: Cell::new(false),
             linger: Cell::new(false),
@@ -261,19 +266,43 @@ where
     if state.phase() == Phase::Serving && !state.reading.get() { departure.poll(cx) } else { Poll::Pending }
 }
 
+/// Connections of the process that have a second descriptor now.
+static WATCHED: AtomicUsize = AtomicUsize::new(0);
+
 /// Watches for the client's FIN or RST through a duplicate of the socket, whose readiness is its own.
 struct Departure {
     stream: Rc<RefCell<TcpStream>>,
-    watch: Option<TcpStream>,
+    watch: Option<Watch>,
+}
+
+/// The duplicate, and its place among [`WATCHED_MAX`].
+struct Watch {
+    stream: TcpStream,
+    _place: Place,
+}
+
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let one_more = |taken| (taken < WATCHED_MAX).then_some(taken + 1);
+        WATCHED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        WATCHED.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Departure {
     /// Ready once the peer has closed its side. Without a descriptor to spare the deadline alone ends the request.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.watch.is_none() {
-            self.watch = duplicate(&self.stream.borrow()).ok();
+            self.watch = duplicate(&self.stream.borrow());
         }
-        let Some(watch) = &self.watch else { return Poll::Pending };
+        let Some(Watch { stream: watch, .. }) = &self.watch else { return Poll::Pending };
         while watch.poll_read_ready(cx).is_ready() {
             let mut ready = pin!(watch.ready(Interest::READABLE));
             match ready.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -288,8 +317,10 @@ impl Departure {
     }
 }
 
-fn duplicate(stream: &TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
+fn duplicate(stream: &TcpStream) -> Option<Watch> {
+    let place = Place::take()?;
+    let stream = TcpStream::from_std(stream.as_fd().try_clone_to_owned().ok()?.into()).ok()?;
+    Some(Watch { stream, _place: place })
 }
 
 async fn linger(stream: &RefCell<TcpStream>, scratch: &RefCell<Box<[u8]>>) {

@@ -18,6 +18,8 @@ pub struct HeadScan {
     content_length: bool,
     transfer_encoding: bool,
     bare_lf: bool,
+    /// Nothing came before this head, so that it starts with its beginning.
+    is_first: bool,
     /// The first line was empty. Allowed before a request line (RFC 9112, 2.2); or the end of a head whose beginning
     /// came with the request before it, and what follows is a body.
     starts_empty: bool,
@@ -25,6 +27,12 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
+    /// For the first head of a connection.
+    #[must_use]
+    pub fn first() -> Self {
+        Self { is_first: true, ..Self::default() }
+    }
+
     /// Looks at the next bytes from the socket; those after the end of the head are passed over.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !self.complete && !bytes.is_empty() {
@@ -46,10 +54,11 @@ impl HeadScan {
         self.content_length && self.transfer_encoding
     }
 
-    /// A line of the head ended in LF without CR. Not told of what starts with an empty line, which no proxy sends.
+    /// A line of the head ended in LF without CR. Not told of what starts with an empty line, which may be the end of a
+    /// head, unless it is a connection's first.
     #[must_use]
     pub fn has_bare_lf(&self) -> bool {
-        self.bare_lf && !self.starts_empty
+        self.bare_lf && (self.is_first || !self.starts_empty)
     }
 
     /// The request line has not ended yet: what is too long is the request target.
@@ -126,6 +135,19 @@ mod tests {
         for (heads, expected) in [(&bare[..], true), (&sound[..], false)] {
             for (head, size) in heads.iter().flat_map(|head| (1..=head.len()).map(move |size| (head, size))) {
                 let mut scan = HeadScan::default();
+                head.chunks(size).for_each(|piece| scan.feed(piece));
+                assert_eq!(scan.has_bare_lf(), expected, "{:?} in pieces of {size}", String::from_utf8_lossy(head));
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_line_before_the_first_head_hides_nothing() {
+        for (head, expected) in
+            [(&b"\r\nGET / HTTP/1.1\nHost: a\n\n"[..], true), (b"\nGET / HTTP/1.1\r\n", true), (BOTH, false)]
+        {
+            for size in 1..=head.len() {
+                let mut scan = HeadScan::first();
                 head.chunks(size).for_each(|piece| scan.feed(piece));
                 assert_eq!(scan.has_bare_lf(), expected, "{:?} in pieces of {size}", String::from_utf8_lossy(head));
             }

@@ -137,8 +137,10 @@ fn released_by(history: &History, request: &Request, end: Option<&End>) -> u64 {
         by = by.max(killed.saturating_add(lease + release));
     }
     // Redis could not be told: told when it is back, or left to the lease.
-    let redis_away =
-        |fault: &&Fault| fault.who == "redis" && fault.from <= by && fault.to.is_none_or(|to| to >= request.called);
+    let redis_away = |fault: &&Fault| {
+        let is_away = fault.who == "redis" && ["kill", "stop", "pause"].contains(&fault.what.as_str());
+        is_away && fault.from <= by && fault.to.is_none_or(|to| to >= request.called)
+    };
     if let Some(back) = history.faults.iter().filter(redis_away).map(|fault| fault.to.unwrap_or(u64::MAX)).max() {
         by = by.max(back.saturating_add(lease + release));
     }

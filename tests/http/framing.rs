@@ -210,6 +210,7 @@ fn lines_end_in_crlf_and_fields_are_fields() {
         ("LF after a long field", get("a-name-longer-than-any-of-interest: y\n")),
         ("LF at the end", b"GET / HTTP/1.1\r\nhost: a\r\n\n".to_vec()),
         ("LF everywhere", b"GET / HTTP/1.1\nhost: a\n\n".to_vec()),
+        ("LF behind an empty line", b"\r\nGET / HTTP/1.1\nhost: a\n\n".to_vec()),
         ("a bare CR in a value", get("x: a\rb\r\n")),
         ("a bare CR before a field", get("\rx: a\r\n")),
         ("CR CR LF", get("x: a\r\r\n")),

@@ -41,7 +41,7 @@ impl Stack {
         Server::builder()
             .kafka(self.kafka, &self.tasks, &self.results)
             .redis(&self.redis.url(), SET)
-            .set("REDIS_TIMEOUT_MS", "2000")
+            .set("REDIS_TIMEOUT_MS", "1000")
     }
 
     /// The sample worker on it.

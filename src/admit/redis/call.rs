@@ -66,13 +66,20 @@ pub(super) enum Why {
     OutOfMemory,
 }
 
-/// The server's clock as seen from here, never ahead of the truth: a call that the server starts after our deadline
+/// After twice as long, a clock that was set back is known to be.
+const CLOCK_WINDOW_MS: i64 = 30_000;
+
+/// The server's clock as seen from here, ahead of the truth for two windows at most: a call that the server starts after our deadline
 /// must look late to it.
 pub(super) struct ServerClock {
     /// The zero of `lead_ms`.
     epoch: Instant,
-    /// The server's clock minus ours. Each reading is low by the time the reply took, so the highest is the best.
+    /// The server's clock minus ours. Each reading is low by the time the reply took, so the highest is the best: of this
+    /// window and of the one before, since the clock may be set back.
     lead_ms: i64,
+    lead_before_ms: i64,
+    /// When the window began, since `epoch`.
+    window_ms: i64,
 }
 
 impl PermitId {
@@ -171,19 +178,24 @@ impl Why {
 impl ServerClock {
     /// From a first reading: the server said `server_ms`, which came here at `read_at`.
     pub(super) fn new(server_ms: i64, read_at: Instant) -> Self {
-        Self { epoch: read_at, lead_ms: server_ms }
+        Self { epoch: read_at, lead_ms: server_ms, lead_before_ms: server_ms, window_ms: 0 }
     }
 
     /// Takes a further reading.
     pub(super) fn observe(&mut self, server_ms: i64, read_at: Instant) {
-        self.lead_ms = self.lead_ms.max(server_ms - self.since_epoch_ms(read_at));
+        let read_at_ms = self.since_epoch_ms(read_at);
+        let lead_ms = server_ms - read_at_ms;
+        if read_at_ms - self.window_ms >= CLOCK_WINDOW_MS {
+            (self.lead_before_ms, self.lead_ms, self.window_ms) = (self.lead_ms, lead_ms, read_at_ms);
+        }
+        self.lead_ms = self.lead_ms.max(lead_ms);
     }
 
     /// The latest ms at which the server may act on a call that starts at `start` and is given up after `timeout`.
     /// The millisecond taken off makes up for the server's clock being cut to whole ones.
     pub(super) fn act_until_ms(&self, start: Instant, timeout: Duration) -> i64 {
         let timeout_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2);
-        self.lead_ms + self.since_epoch_ms(start) + timeout_ms - 1
+        self.lead_ms.max(self.lead_before_ms) + self.since_epoch_ms(start) + timeout_ms - 1
     }
 
     fn since_epoch_ms(&self, at: Instant) -> i64 {
@@ -215,6 +227,16 @@ mod tests {
         assert_eq!(clock.act_until_ms(after(200), Duration::from_millis(250)), 10_449, "a late reply changes nothing");
         clock.observe(10_230, after(210));
         assert_eq!(clock.act_until_ms(after(210), Duration::from_millis(250)), 10_479, "an early one is nearer");
+
+        // Set back by a second.
+        let late = |clock: &ServerClock, ms| {
+            clock.act_until_ms(after(ms), Duration::from_millis(250)) - i64::try_from(ms).unwrap()
+        };
+        let minute = 2 * u64::try_from(CLOCK_WINDOW_MS).unwrap();
+        for ms in (1_000..=minute + 2_000).step_by(1_000) {
+            clock.observe(9_000 + i64::try_from(ms).unwrap(), after(ms));
+        }
+        assert_eq!(late(&clock, minute + 2_000), 9_249);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) static LIMITS: Part = Part {
         setting("MAX_BUFFERED_BYTES", SERVER, integer(1, 1 << 40))
             .default("268435456")
             .unit("bytes")
-            .help("Bodies that are still arriving, all connections of the process together; more get 503. Bounds memory."),
+            .help("Bodies that come in pieces, until their tasks are with Kafka, all connections together; more get 503. Bounds memory."),
         setting("MAX_HEADERS", SERVER, integer(1, 1000))
             .default("64")
             .unit("fields")

@@ -29,7 +29,8 @@ pub(super) static LIMITER: Part = Part {
         setting("REDIS_TIMEOUT_MS", SERVER, integer(1, 10_000))
             .default("250")
             .unit("ms")
-            .help("Budget of one script call and of one connect; then 503. Well above the network's worst round trip."),
+            .help("Budget of one script call and of one connect; then 503. Well above the network's worst round trip, and at most half \
+                 of the reply deadline."),
         setting("LEASE_MARGIN_MS", SERVER, ms(100))
             .default("5000")
             .unit("ms")
