@@ -213,6 +213,26 @@ fn service_that_does_not_come_back() {
     assert!(only(&fault(800_000_000), "P9").contains("no 200 within 10 s after the stop of redis"));
 }
 
+/// While another serves.
+#[test]
+fn a_server_that_does_not_come_back() {
+    let asked = |times: u32| {
+        let fault = r#"{"t":100,"who":"redis","event":"fault","what":"stop"}
+            {"t":500000,"who":"redis","event":"heal"}"#;
+        let refused = (0..times).map(|n| {
+            let (call, back) = (2_000_000 + 10 * n, 2_000_005 + 10 * n);
+            format!(
+                r#"
+                {{"t":{call},"who":"client-4","event":"call","id":"r{n}","deadline_ms":4000,"server":"server-2"}}
+                {{"t":{back},"who":"client-4","event":"return","id":"r{n}","status":503,"answer":"r{n}"}}"#
+            )
+        });
+        edited("", &format!("{fault}{}", refused.collect::<String>()))
+    };
+    assert!(asked(99).is_clean(), "too few to tell");
+    assert!(only(&asked(100), "P9").contains("server-2 gave no 200 to 100 requests"));
+}
+
 #[test]
 fn what_is_no_history() {
     let why = |text: &str| judge(text).expect_err("no history").0;

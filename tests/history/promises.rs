@@ -10,6 +10,9 @@ const LATE_MAX: u64 = 1_000 * MS;
 /// P9: service is back so long after the end of a fault.
 const BACK_MAX: u64 = 10_000 * MS;
 
+/// So many requests to one server within that time cannot all be refused for want of permits, or be bad.
+const ASKED_OFTEN: usize = 100;
+
 /// What a history has.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -115,17 +118,9 @@ fn nothing_held(history: &History) -> Option<Violation> {
     Some(Violation { promise: "P4", t: ended, what })
 }
 
-/// Every heal that is followed by no fault for long enough.
+/// Every heal that is followed by no fault for long enough: somebody is served, and each server that is asked often
+/// serves.
 fn back_in_time(history: &History, found: &mut Vec<Violation>) {
-    let served = |from: u64| {
-        history.requests.iter().any(|request| {
-            request.called >= from
-                && request
-                    .ends
-                    .iter()
-                    .any(|end| end.t <= from + BACK_MAX && matches!(end.how, How::Answered { status: 200, .. }))
-        })
-    };
     for fault in &history.faults {
         let Some(healed) = fault.to else { continue };
         let window = healed..=healed + BACK_MAX;
@@ -133,9 +128,28 @@ fn back_in_time(history: &History, found: &mut Vec<Violation>) {
             let still = other.from <= healed && other.to.is_none_or(|to| to > healed);
             still || (other.from > healed && window.contains(&other.from))
         });
-        if !disturbed && !served(healed) {
-            let what = format!("no 200 within {} s after the {} of {}", BACK_MAX / MS / 1_000, fault.what, fault.who);
+        if disturbed {
+            continue;
+        }
+        let after = format!("within {} s after the {} of {}", BACK_MAX / MS / 1_000, fault.what, fault.who);
+        let asked = history.requests.iter().filter(|request| window.contains(&request.called));
+        let mut servers: BTreeMap<Option<&str>, (usize, bool)> = BTreeMap::new();
+        for request in asked {
+            let (calls, served) = servers.entry(request.server.as_deref()).or_default();
+            *calls += 1;
+            *served |= request.ends.iter().any(|end| is_200(end) && window.contains(&end.t));
+        }
+        if !servers.values().any(|(_, served)| *served) {
+            found.push(Violation { promise: "P9", t: healed, what: format!("no 200 {after}") });
+            continue;
+        }
+        for (server, (calls, _)) in servers.iter().filter(|(_, (calls, served))| *calls >= ASKED_OFTEN && !served) {
+            let what = format!("{} gave no 200 to {calls} requests {after}", server.unwrap_or("a server"));
             found.push(Violation { promise: "P9", t: healed, what });
         }
     }
+}
+
+fn is_200(end: &End) -> bool {
+    matches!(end.how, How::Answered { status: 200, .. })
 }
