@@ -108,9 +108,11 @@ step_scripts() {
 step_lint() {
   cargo clippy --locked --all-targets -- -D warnings
   local manifest
-  for manifest in tests/history tests/loom fuzz; do
+  for manifest in tests/history fuzz; do
     cargo clippy --locked --manifest-path "$manifest/Cargo.toml" --all-targets -- -D warnings
   done
+  # Its tests are those of the modules that it includes, with another `cfg`.
+  cargo clippy --locked --manifest-path tests/loom/Cargo.toml -- -D warnings
 }
 
 step_unit() {
@@ -150,7 +152,10 @@ step_deny() {
     # Without optimisation: it runs for seconds.
     cargo install --locked --debug --quiet --root "$THOUSANDX_CACHE" cargo-deny --version "$CARGO_DENY_VERSION"
   fi
-  "$program" --locked check bans licenses sources
+  local manifest
+  for manifest in Cargo.toml tests/loom/Cargo.toml tests/history/Cargo.toml fuzz/Cargo.toml benches/peers/naive/Cargo.toml; do
+    "$program" --locked --manifest-path "$manifest" --config "$PWD/deny.toml" check bans licenses sources
+  done
   if "$program" --locked fetch db >"$RUN/advisories.log" 2>&1; then
     "$program" --locked check --disable-fetch advisories
   else

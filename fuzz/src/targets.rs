@@ -95,9 +95,12 @@ fn opened(json: &[u8]) -> usize {
     json.iter().filter(|byte| matches!(byte, b'[' | b'{')).count()
 }
 
+/// Names and values of headers, and what follows.
+type Parts<'a> = (Vec<(&'a [u8], &'a [u8])>, &'a [u8]);
+
 /// Lines of `name: value`, then after an empty line the payload: headers and body of any record or request, in a form
 /// that can be read in a corpus.
-fn fields_and_payload(bytes: &[u8]) -> (Vec<(&[u8], &[u8])>, &[u8]) {
+fn fields_and_payload(bytes: &[u8]) -> Parts<'_> {
     let mut fields = Vec::new();
     let mut rest = bytes;
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {

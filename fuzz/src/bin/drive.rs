@@ -129,10 +129,10 @@ fn corpus(name: &str) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>, std::io::Error>>()?;
     paths.sort();
     let corpus = paths.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
-    match corpus.iter().all(|input| input.len() <= BYTES_MAX) && !corpus.is_empty() {
-        true => Ok(corpus),
-        false => Err(format!("{}: no inputs, or one longer than {BYTES_MAX} bytes", directory.display()).into()),
+    if corpus.is_empty() || corpus.iter().any(|input| input.len() > BYTES_MAX) {
+        return Err(format!("{}: no inputs, or one longer than {BYTES_MAX} bytes", directory.display()).into());
     }
+    Ok(corpus)
 }
 
 fn root() -> &'static Path {

@@ -48,20 +48,29 @@ pub fn head(bytes: &[u8]) {
         let pieces = scan(bytes.chunks(size));
         assert_eq!(pieces.is_ambiguous(), whole.is_ambiguous(), "in pieces of {size}");
         assert_eq!(pieces.is_in_request_line(), whole.is_in_request_line(), "in pieces of {size}");
+        assert_eq!(pieces.has_bare_lf(), whole.has_bare_lf(), "in pieces of {size}");
     }
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(_)) = parsed.parse(bytes) else { return };
+    let Ok(httparse::Status::Complete(end)) = parsed.parse(bytes) else { return };
     let has = |name: &str| parsed.headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
     let both = has("content-length") && has("transfer-encoding");
     assert_eq!(whole.is_ambiguous(), both, "the scan sees what the parser sees");
+    let is_bare = |at: usize| bytes[at] == b'\n' && (at == 0 || bytes[at - 1] != b'\r');
+    let bare = (0..end).any(is_bare);
+    assert_eq!(whole.has_bare_lf(), bare, "a line feed alone is seen wherever it is");
     if let Some(request) = request(&parsed) {
-        vet(&request, if both { Framing::Ambiguous } else { Framing::Clear });
+        let framing = match (both, bare) {
+            (true, _) => Framing::Ambiguous,
+            (_, true) => Framing::BareLf,
+            _ => Framing::Clear,
+        };
+        vet(&request, framing);
     }
 }
 
 fn scan<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> HeadScan {
-    let mut scan = HeadScan::default();
+    let mut scan = HeadScan::first();
     pieces.for_each(|piece| scan.feed(piece));
     scan
 }
