@@ -58,6 +58,7 @@ readonly ROWS=(
   'W3 | quick | real_path      | strays_are_counted | a result after the deadline | 504 before it'
   'W4 | quick | real_path      | what_the_worker_cannot_do | results that cannot be read | 502'
   'W4 | quick | real_path      | a_huge_reply | a result of 900 kB | 200, and the reader goes on'
+  'W4 | quick | real_path      | a_reply_of_50_mb | a result of 50 MB, on a topic that takes it | 200, and the reader goes on'
   'W5 | quick | real_path      | strays_are_counted | results under unknown ids | 504 at the deadline'
   'W6 | quick | real_path      | what_the_worker_cannot_do | the worker reports an error | 502 with its code'
   'W7 | quick | real_path      | strays_are_counted | a forged id, one digit off | 504 at the deadline'

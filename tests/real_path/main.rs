@@ -12,6 +12,7 @@ mod commands;
 mod departure;
 mod formats;
 mod hostile;
+mod huge;
 mod load;
 mod strays;
 

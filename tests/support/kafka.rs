@@ -109,8 +109,14 @@ impl Kafka {
 
     /// Creates a topic of this very name and waits until its partitions have a leader.
     pub fn create_topic(&self, name: &str, partitions: i32) {
+        self.create_topic_with(name, partitions, &[]);
+    }
+
+    /// The same with settings of the topic.
+    pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         self.administer(|admin, options, runtime| {
             let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
             let results = runtime.block_on(admin.create_topics([&topic], options)).expect("create topics");
             for result in results {
                 assert!(result.is_ok(), "create {name}: {result:?}");
