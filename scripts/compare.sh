@@ -5,7 +5,8 @@
 #   VARIANT: NAME=BINARY or NAME=BINARY,SETTING=VALUE,…; BINARY `-` is this tree's own build
 #
 #   --embedded        on the embedded stack instead of a real Kafka and Redis
-#   --connections N   in a closed loop (default 1000)
+#   --connections N   of the load (default 1000), in a closed loop unless there is a rate
+#   --rate N          an open loop: so many requests a second are due, and latency counts from when they were
 #   --rounds N        turns of each (default 5); the table has medians, and the least and most
 #   --seconds N       measured per turn, after 2 s of warm-up (default 5)
 #   --out FILE        the result as JSON too
@@ -24,7 +25,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
 readonly COMMAND="scripts/compare.sh $*"
 readonly SECONDS_WARMUP=2 SECONDS_FIRST=10
 readonly ROUNDS_MAX=100
-STACK=kafka CONNECTIONS=1000 ROUNDS=5 SECONDS_EACH=5 OUT='' NOTE='' VARIANTS=()
+STACK=kafka CONNECTIONS=1000 RATE='' ROUNDS=5 SECONDS_EACH=5 OUT='' NOTE='' VARIANTS=()
 FAULTY=false
 
 main() {
@@ -51,10 +52,11 @@ parse() {
   while (($# > 0)); do
     case $1 in
       --embedded) STACK=embedded ;;
-      --connections | --rounds | --seconds)
+      --connections | --rate | --rounds | --seconds)
         number "$@"
         case $1 in
           --connections) CONNECTIONS=$2 ;;
+          --rate) RATE=$2 ;;
           --rounds) ROUNDS=$2 ;;
           *) SECONDS_EACH=$2 ;;
         esac
@@ -95,7 +97,7 @@ turn() {
     for entry in "${BENCH_CPU[@]}"; do cpu+=(--cpu "$entry"); done
     rm -f "$report"
     "$EXE_LOAD" --url "$BENCH_URL" --connections "$CONNECTIONS" --seconds "$2" --warmup "$SECONDS_WARMUP" \
-      "${cpu[@]}" --json "$report" >"$BENCH_TMP/load.log" 2>&1 || touch "$BENCH_TMP/faulty"
+      ${RATE:+--rate "$RATE"} "${cpu[@]}" --json "$report" >"$BENCH_TMP/load.log" 2>&1 || touch "$BENCH_TMP/faulty"
     [[ -s $report ]] || bench_show_log load "the load generator gave no report"
   )
   if [[ -e $BENCH_TMP/faulty ]]; then FAULTY=true && cat "$BENCH_TMP/load.log" >&2; fi
@@ -112,7 +114,8 @@ result() {
       jq --arg settings "$(cut -s -d, -f2- <<<"$variant" | sed -E 's#//[^/@]*@#//***@#; s/(KAFKA_CONFIG=).*/\1***/')" \
         '. + {settings: $settings}'
   done | jq -s --argjson facts "$(bench_facts "$COMMAND" "$STACK" | jq 'del(.command)')" --arg note "$NOTE" \
-    --argjson connections "$CONNECTIONS" '$facts + {note: $note, connections: $connections, steps: .}' \
+    --argjson connections "$CONNECTIONS" --argjson rate "${RATE:-null}" \
+    '$facts + {note: $note, connections: $connections, rate: $rate, steps: .}' \
     >"$BENCH_TMP/result.json"
   jq -r -f "$REPO/scripts/lib/table.jq" "$BENCH_TMP/result.json" | column -t -s $'\t'
   [[ -z $OUT ]] || cp "$BENCH_TMP/result.json" "$OUT"

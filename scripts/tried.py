@@ -21,8 +21,9 @@ PROCESSES = ("server", "kafka", "worker", "redis", "server+worker+broker")
 def table(result):
     """The result of one scripts/compare.sh as Markdown."""
     host = result["host"]
+    load = f", an open loop of {result['rate']:,} requests/s" if result.get("rate") else ""
     lines = [
-        f"{result['date'][:10]}, commit `{result['commit'][:12]}`, {result['connections']:,} connections on the "
+        f"{result['date'][:10]}, commit `{result['commit'][:12]}`, {result['connections']:,} connections{load} on the "
         f"{result['stack']} stack, {len(result['steps'][0]['runs'])} turns each, {host['cores']} cores of {host['cpu']}.",
         *([result["note"]] if result.get("note") else []),
         "",
