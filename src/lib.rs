@@ -8,6 +8,7 @@
 
 pub mod cmd;
 pub mod net;
+pub mod scheduling;
 
 pub mod http;
 

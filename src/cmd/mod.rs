@@ -18,13 +18,14 @@ use cli::Invocation;
 use crate::config::{Config, Loaded};
 use crate::error::StartError;
 use crate::observe::log;
+use crate::scheduling;
 
 /// Runs the command to its end. `loaded` are its settings, not judged yet: only `config` works with wrong ones.
 pub fn run(invocation: &Invocation, loaded: Loaded) -> Result<(), StartError> {
     match invocation {
-        Invocation::Dev => dev::run(sound(loaded)?),
-        Invocation::Serve => serve::run(sound(loaded)?),
-        Invocation::Work => work::run(sound(loaded)?),
+        Invocation::Dev => dev::run(staying(loaded)?),
+        Invocation::Serve => serve::run(staying(loaded)?),
+        Invocation::Work => work::run(staying(loaded)?),
         Invocation::Topics => topics::run(sound(loaded)?),
         Invocation::Probe { url } => probe::run(&sound(loaded)?, url.as_deref()),
         Invocation::Config { output, .. } => config::run(*output, &loaded),
@@ -39,6 +40,13 @@ fn sound(loaded: Loaded) -> Result<Config, StartError> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    Ok(config)
+}
+
+/// As [`sound`], for a command that serves or works. Its threads are not started yet and will inherit the policy.
+fn staying(loaded: Loaded) -> Result<Config, StartError> {
+    let config = sound(loaded)?;
+    scheduling::apply(config.scheduling);
     Ok(config)
 }
 

@@ -9,7 +9,7 @@ use super::source::{Layers, Origin};
 use super::table::Command;
 use super::{
     Config, HeaderNames, HttpSettings, KafkaSettings, LimiterKind, LimiterSettings, LogFormat, LogSettings,
-    ReplyRouting, Secret, TaskFormat, TopicSettings, WorkerSettings,
+    ReplyRouting, Scheduling, Secret, TaskFormat, TopicSettings, WorkerSettings,
 };
 
 /// What Kafka adds to a body at most, in bytes: ids, the reply address, trace context and a content type as record
@@ -28,7 +28,8 @@ pub fn load(command: Command, layers: &Layers<'_>) -> Loaded {
     let kafka = kafka(&mut read);
     let worker =
         WorkerSettings { threads: read.integer("WORKER_CONCURRENCY"), group: read.text("WORKER_GROUP", kind::name) };
-    let config = Config { http, limiter, kafka, worker, topics: topics(&mut read), log: log(&mut read) };
+    let (topics, scheduling, log) = (topics(&mut read), scheduling(&mut read), log(&mut read));
+    let config = Config { http, limiter, kafka, worker, topics, scheduling, log };
     check_http(&mut read, &config.http);
     check_limiter(&mut read, &config);
     check_kafka(&mut read, &config);
@@ -133,6 +134,13 @@ fn topics(read: &mut Reader) -> TopicSettings {
         results_partitions: read.integer("RESULTS_PARTITIONS"),
         replication: read.integer("TOPIC_REPLICATION"),
         retention: read.ms("TOPIC_RETENTION_MS"),
+    }
+}
+
+fn scheduling(read: &mut Reader) -> Scheduling {
+    match read.choice("SCHED_POLICY").as_str() {
+        "inherit" => Scheduling::Inherit,
+        _ => Scheduling::Batch,
     }
 }
 

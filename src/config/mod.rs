@@ -29,6 +29,8 @@ pub struct Config {
     pub worker: WorkerSettings,
     /// The topics that `thousandx topics` creates.
     pub topics: TopicSettings,
+    /// `SCHED_POLICY`.
+    pub scheduling: Scheduling,
     /// Logs.
     pub log: LogSettings,
 }
@@ -198,6 +200,15 @@ pub struct TopicSettings {
     pub replication: i32,
     /// `TOPIC_RETENTION_MS`.
     pub retention: Duration,
+}
+
+/// How the kernel schedules the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheduling {
+    /// `SCHED_BATCH`: no thread takes a core from another when it wakes.
+    Batch,
+    /// As the process was started.
+    Inherit,
 }
 
 /// How log lines look.

@@ -142,7 +142,7 @@ pub static PARTS: [&Part; 9] = [
     &kafka::CLIENT_TUNING,
     &rest::WORKER,
     &rest::TOPICS,
-    &rest::LOGS,
+    &rest::PROCESS,
 ];
 
 /// All settings, in order.

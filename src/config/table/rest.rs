@@ -1,7 +1,8 @@
-//! The limiter, the sample worker, topics, logs.
+//! The limiter, the sample worker, topics, the process as such.
 
 use super::{
-    CLIENTS_AND_TOPICS, Kind, Part, SERVER, TOPICS as TOPICS_USERS, WORKER as WORKER_USERS, integer, ms, setting,
+    CLIENTS, CLIENTS_AND_TOPICS, Kind, Part, SERVER, TOPICS as TOPICS_USERS, WORKER as WORKER_USERS, integer, ms,
+    setting,
 };
 
 pub(super) static LIMITER: Part = Part {
@@ -74,9 +75,13 @@ pub(super) static TOPICS: Part = Part {
     ],
 };
 
-pub(super) static LOGS: Part = Part {
-    title: "Logs",
+pub(super) static PROCESS: Part = Part {
+    title: "Process and logs",
     settings: &[
+        setting("SCHED_POLICY", CLIENTS, Kind::Choice(&["batch", "inherit"]))
+            .default("batch")
+            .help("batch: threads that wake up wait for their turn where others run (SCHED_BATCH), so that batches are larger on busy \
+                 cores. inherit: as the process was started. Niceness, and any policy but the usual one, are left alone."),
         setting("LOG_LEVEL", CLIENTS_AND_TOPICS, Kind::Filter)
             .default("info")
             .help("What is logged, to standard error. A part can be singled out: info,thousandx::kafka=debug."),
