@@ -35,13 +35,33 @@ def main() -> None:
 
 def publish(results: Results, table: str) -> None:
     place = results.directory.relative_to(REPO)
+    others = runs_so_far(results.directory.parent)
     charts = [f"![{text}]({place}/{name}.svg)" for name, text in CHARTS.items() if (results.directory / f"{name}.svg").exists()]
     text = DOCUMENT.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     note = f"Made by `scripts/bench.sh` from the JSON in [{place}]({place}); not to be edited."
-    DOCUMENT.write_text(f"{before}{BEGIN}\n" + "\n\n".join([note, table.strip(), *charts]) + f"\n{END}{after}")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n" + "\n\n".join([note, table.strip(), *charts, others]) + f"\n{END}{after}")
     print(f"published in {DOCUMENT.relative_to(REPO)}")
+
+
+def runs_so_far(directory: Path) -> str:
+    """One line for each results directory, whichever machine it is from: a slower one is not a regression."""
+    rows = []
+    for place in sorted(directory.glob("????-??-??-*")):
+        run = Results(place)
+        facts = run.facts()
+        numbers = [
+            run.get("embedded", "closed-1000", "median", "rps"),
+            run.get("kafka", "closed-1000", "median", "rps"),
+            run.get("kafka", "closed-1000", "median", "cpu_us_per_request", "server"),
+        ]
+        rows.append([
+            f"[{place.name}]({place.relative_to(REPO)}/table.md)", facts.get("host", {}).get("cpu", "?"),
+            *(NOT_MEASURED if number is None else f"{number:,.3g}" if number < 1_000 else f"{number:,.0f}" for number in numbers),
+        ])
+    title = "### Runs so far, on whichever machine there was\n\n"
+    return title + table(["run", "CPU", "embedded, 1,000 connections, 2xx/s", "Kafka, 2xx/s", "server CPU µs/request there"], rows)
 
 
 # === the parts

@@ -152,6 +152,10 @@ take_the_permit() {
 
 section_waiting() {
   local waiting steps=()
+  bench_start_backend
+  bench_start_server
+  first_answer
+  bench_stop_last && bench_stop_last
   start_backend_without_worker
   for waiting in "${WAITING[@]}"; do
     if $QUICK && ((waiting != 100 && waiting != 10000)); then continue; fi
