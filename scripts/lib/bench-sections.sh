@@ -8,7 +8,7 @@ readonly PEAK_CONNECTIONS=1000
 # Descriptors of a process beside its connections, with room for the load generator's own.
 readonly OTHER_DESCRIPTORS=1500
 # Requests that wait while others are measured (T5).
-readonly WAITING=(100 1000 10000 18000 50000 100000)
+readonly WAITING=(100 10000 18000 50000 100000)
 # The load beside them, well below the peak: requests per second, on so many connections.
 readonly BESIDE_RATE=10000
 readonly BESIDE_CONNECTIONS=200
@@ -151,28 +151,30 @@ take_the_permit() {
 # === cost against requests in flight (T5)
 
 section_waiting() {
-  local waiting steps=()
+  local round waiting steps=()
   bench_start_backend
   bench_start_server
   first_answer
   bench_stop_last && bench_stop_last
   start_backend_without_worker
-  for waiting in "${WAITING[@]}"; do
-    if $QUICK && ((waiting != 100 && waiting != 10000)); then continue; fi
-    if ((waiting + OTHER_DESCRIPTORS > $(ulimit -Hn))); then
-      echo "   $waiting waiting: not with $(ulimit -Hn) file descriptors" >&2
-      continue
-    fi
-    waiting_step "$waiting"
-    steps+=("waiting-$waiting")
+  for ((round = 1; round <= ROUNDS; round++)); do
+    for waiting in "${WAITING[@]}"; do
+      if $QUICK && ((waiting != 100 && waiting != 10000)); then continue; fi
+      if ((waiting + OTHER_DESCRIPTORS > $(ulimit -Hn))); then
+        echo "   $waiting waiting: not with $(ulimit -Hn) file descriptors" >&2
+        continue
+      fi
+      waiting_step "$waiting"
+    done
   done
+  for waiting in "${WAITING[@]}"; do steps+=("waiting-$waiting"); done
   write_section "${steps[@]}"
   bench_stop_all
 }
 
 # waiting_step COUNT: COUNT requests wait for an answer that never comes; what that costs at rest, and what it adds to
-# the cost of requests that are answered meanwhile. The worker joins late and at the end of the topic ("latest"), so
-# that it never sees the tasks of those who wait.
+# the cost of requests that are answered meanwhile. What is noted of memory and rest is the last round's. The worker joins
+# late, as a group of its own and at the end of the topic ("latest"), so that it never sees the tasks of those who wait.
 waiting_step() {
   local waiting=$1 server rss_idle rss_connected rss_waiting cpu
   RATE_LIMIT_CAPACITY=200000 MAX_QUEUE_SIZE=200000 MAX_CONNECTIONS=200000 KAFKA_GIFT_CODE_TIMEOUT=300 \
@@ -188,7 +190,7 @@ waiting_step() {
   wait_in_flight "$waiting"
   rss_waiting=$(rss_kib "$server")
   cpu=$(idle_cpu_us "$server")
-  bench_spawn worker env KAFKA_CONFIG=auto.offset.reset=latest WORKER_GROUP="bench-$$-$waiting" "$EXE_THOUSANDX" work
+  bench_spawn worker env KAFKA_CONFIG=auto.offset.reset=latest WORKER_GROUP="bench-$server" "$EXE_THOUSANDX" work
   BENCH_CPU+=("worker=$BENCH_PID")
   await_worker
   run_load "waiting-$waiting" --rate "$BESIDE_RATE" --connections "$BESIDE_CONNECTIONS"
@@ -237,7 +239,7 @@ section_shards() {
   # Two shards at the load of one: each has smaller batches, so what it shows of the gain is a lower bound. At twice the
   # load, i.e. equal load per shard, the threads that shards share have larger batches: an upper bound.
   rate=$(step_median peak-2 'rps * 0.7 | floor')
-  for ((round = 1; round <= PEER_ROUNDS; round++)); do
+  for ((round = 1; round <= ROUNDS; round++)); do
     start_shards 1 "$own"
     run_load shards-1 --rate $((rate / 2)) --connections $((PEAK_CONNECTIONS / 2))
     ! $own || run_load closed-1 --connections "$PEAK_CONNECTIONS"
