@@ -191,7 +191,8 @@ bench_facts() {
   # Those of a server that somebody else has started are not known.
   [[ $2 == url ]] || settings=$(bench_settings)
   commit=$(git -C "$REPO" rev-parse HEAD 2>/dev/null) || commit=unknown
-  [[ -z $(git -C "$REPO" status --porcelain 2>/dev/null) ]] || dirty=true
+  # What was measured before, this run's own files too, changes nothing of what is measured.
+  [[ -z $(git -C "$REPO" status --porcelain -- . ':!benches/results' 2>/dev/null) ]] || dirty=true
   jq -n --arg command "$1" --arg stack "$2" --arg commit "$commit" --argjson dirty "$dirty" \
     --arg date "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --argjson host "$(bench_host)" --argjson settings "$settings" \
     '{date: $date, command: $command, stack: $stack, commit: $commit, dirty: $dirty, settings: $settings, host: $host}'
