@@ -20,6 +20,8 @@ from pathlib import Path
 
 # How much more than the server can take.
 FACTOR = 10
+# What the generator has to manage of it, or there was no such overload.
+OFFERED_FACTOR_MIN = 8
 # What is measured without overload, before it.
 PEAK_SECONDS = 10
 CALM_SECONDS = 3
@@ -174,6 +176,7 @@ def broken(name: str, found: dict) -> list[str]:
     checks = [
         (found["faults"] == 0, f"{found['faults']} answers were wrong, malformed, lost or late"),
         (found["refused"] > 0, "nothing was refused: there was no overload"),
+        (found["offered_factor"] >= OFFERED_FACTOR_MIN, f"only {found['offered_factor']} times the peak were offered"),
         (found["goodput_share"] >= GOODPUT_MIN, f"goodput {found['goodput_share']:.0%} of the peak"),
         (recovery is not None and recovery <= RECOVERY_SECONDS_MAX, f"recovery {recovery} s"),
         (found["memory_growth"] <= GROWTH_BYTES_MAX, f"memory still grew by {found['memory_growth']} bytes"),
