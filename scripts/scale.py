@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What limits many instances, from the constants that scripts/bench.sh measured: scale.py [DIR] [--rate N] [--cores N].
 
-DIR is a results directory (default: the newest in benches/results). Prints the table of docs/SCALE.md. The model is the
-one that the page states; what was not measured is taken from ASSUMED and marked.
+DIR is a results directory (default: the one that BENCHMARKS.md publishes). Prints the tables of docs/SCALE.md, and with
+--write puts them there. The model is the one that the page states; what was not measured is taken from ASSUMED and marked.
 """
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 from bench_results import Results  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
+PAGE = REPO / "docs" / "SCALE.md"
+BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
 INSTANCES = (1, 10, 100, 1000)
 # Used for what the results do not have: (value, where it would come from).
 ASSUMED = {
@@ -29,24 +32,38 @@ ASSUMED = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", nargs="?", type=Path, default=newest())
+    parser.add_argument("directory", nargs="?", type=Path, default=published())
     parser.add_argument("--rate", type=float, default=5_000, help="requests/s per instance (5000)")
     parser.add_argument("--cores", type=float, default=2, help="cores of an instance (2)")
     parser.add_argument("--brokers", type=int, default=3, help="brokers of the cluster (3)")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/SCALE.md")
     args = parser.parse_args()
+    text = tables(args)
+    print(text)
+    if args.write:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+def tables(args: argparse.Namespace) -> str:
     measured = constants(Results(args.directory)) if args.directory else {}
     values = {name: measured.get(name) or value for name, (value, _) in ASSUMED.items()}
-    print(f"Constants from {args.directory or 'assumptions only'}:\n")
-    print("| constant | value | from |\n| --- | --- | --- |")
+    lines = [f"Constants from {args.directory.name if args.directory else 'assumptions only'}:", ""]
+    lines += ["| constant | value | from |", "| --- | --- | --- |"]
     for name, (_, source) in ASSUMED.items():
-        print(f"| `{name}` | {values[name]:.3g} | {source if measured.get(name) else 'assumption'} |")
-    print(f"\n{args.rate:,.0f} requests/s and {args.cores:g} cores per instance, {args.brokers} brokers:\n")
-    print("| instances | routing | requests/s | cores for foreign replies, each | MB/s in, each | most requests/s of all "
-          "| cores of Redis | cores of Kafka | cores of workers | connections to brokers | first limit |")  # fmt: skip
-    print("| --- " * 11 + "|")
-    for instances in INSTANCES:
-        for routing in ("shared", "partition"):
-            print(simulate(Model(**values), instances, routing, args).row())
+        lines.append(f"| `{name}` | {values[name]:.3g} | {source if measured.get(name) else 'assumption'} |")
+    lines += ["", f"{args.rate:,.0f} requests/s and {args.cores:g} cores per instance, {args.brokers} brokers:", ""]
+    lines.append(
+        "| instances | routing | requests/s | cores for foreign replies, each | MB/s in, each | most requests/s of all "
+        "| cores of Redis | cores of Kafka | cores of workers | connections to brokers | first limit |"
+    )
+    lines.append("| --- " * 11 + "|")
+    lines += [
+        simulate(Model(**values), instances, routing, args).row()
+        for instances in INSTANCES
+        for routing in ("shared", "partition")
+    ]
+    return "\n".join(lines)
 
 
 @dataclass
@@ -121,9 +138,9 @@ def constants(results: Results) -> dict[str, float]:
     return {name: value for name, value in found.items() if value}
 
 
-def newest() -> Path | None:
-    found = sorted((REPO / "benches/results").glob("*/"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+def published() -> Path | None:
+    found = re.search(r"from the JSON in \[(\S+)\]", (REPO / "BENCHMARKS.md").read_text())
+    return REPO / found[1] if found else None
 
 
 if __name__ == "__main__":
