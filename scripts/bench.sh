@@ -150,7 +150,7 @@ draw() {
 
 # is_publishable CHOSEN FAILED: everything was measured, at full length, at a commit that others can get.
 is_publishable() {
-  ! $QUICK && (($1 == ${#SECTIONS[@]} && $2 == 0)) && [[ -z $(git -C "$REPO" status --porcelain -- src Cargo.toml Cargo.lock) ]]
+  ! $QUICK && (($1 == ${#SECTIONS[@]} && $2 == 0)) && [[ -z $(git -C "$REPO" status --porcelain -- . ':!benches/results') ]]
 }
 
 names() {

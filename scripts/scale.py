@@ -24,7 +24,8 @@ ASSUMED = {
     "redis_us": (2.0, "kafka, closed-1000: CPU of Redis per request, one acquire and one release"),
     "kafka_us": (10.0, "kafka, closed-1000: CPU of the broker per request, one task and one reply"),
     "worker_us": (3.2, "kafka, closed-1000: CPU of the sample worker per request"),
-    "foreign_us": (0.5, "routing: CPU of an instance per reply that is not its own"),
+    "foreign_us": (7.5, "routing: CPU of an instance without requests per reply that is not its own"),
+    "foreign_busy_us": (0.5, "routing: the same of an instance that has as many requests of its own"),
     "foreign_bytes": (250.0, "routing: bytes from the broker per reply that is not its own"),
     "connections": (3.0, "routing: connections of an instance to a cluster of one broker"),
 }
@@ -47,11 +48,11 @@ def main() -> None:
 
 def tables(args: argparse.Namespace) -> str:
     measured = constants(Results(args.directory)) if args.directory else {}
-    values = {name: measured.get(name) or value for name, (value, _) in ASSUMED.items()}
+    values = {name: measured.get(name, value) for name, (value, _) in ASSUMED.items()}
     lines = [f"Constants from {args.directory.name if args.directory else 'assumptions only'}:", ""]
     lines += ["| constant | value | from |", "| --- | --- | --- |"]
     for name, (_, source) in ASSUMED.items():
-        lines.append(f"| `{name}` | {values[name]:.3g} | {source if measured.get(name) else 'assumption'} |")
+        lines.append(f"| `{name}` | {values[name]:.3g} | {source if name in measured else 'assumption'} |")
     lines += ["", f"{args.rate:,.0f} requests/s and {args.cores:g} cores per instance, {args.brokers} brokers:", ""]
     lines.append(
         "| instances | routing | requests/s | cores for foreign replies, each | MB/s in, each | most requests/s of all "
@@ -75,6 +76,7 @@ class Model:
     kafka_us: float
     worker_us: float
     foreign_us: float
+    foreign_busy_us: float
     foreign_bytes: float
     connections: float
 
@@ -87,6 +89,7 @@ class Outcome:
     foreign_cores: float
     foreign_mb: float
     most: float
+    most_busy: float
     redis_cores: float
     kafka_cores: float
     worker_cores: float
@@ -96,7 +99,7 @@ class Outcome:
     def row(self) -> str:
         return (
             f"| {self.instances:,} | `{self.routing}` | {self.total:,.0f} | {self.foreign_cores:.2f} | {self.foreign_mb:,.1f} "
-            f"| {self.most:,.0f} | {self.redis_cores:.2f} | {self.kafka_cores:.1f} | {self.worker_cores:.1f} "
+            f"| {self.most:,.0f}{f'–{self.most_busy:,.0f}' if self.most_busy > self.most else ''} | {self.redis_cores:.2f} | {self.kafka_cores:.1f} | {self.worker_cores:.1f} "
             f"| {self.connections:,} | {self.limit} |"
         )
 
@@ -106,16 +109,20 @@ def simulate(model: Model, instances: int, routing: str, args: argparse.Namespac
     # With shared routing everybody reads everybody's replies; with partition routing nobody does.
     others = (instances - 1) if routing == "shared" else 0
     foreign = args.rate * others
-    # Both kinds of work fill the instance's cores: rate * (server_us + others * foreign_us) = cores.
-    most = args.cores * 1e6 / (model.server_us + others * model.foreign_us) * instances
-    redis_most = 1e6 / model.redis_us
-    limits = {"CPU of the instances": most, "Redis, one core": redis_most}
-    if foreign:
-        # 1 Gbit/s per instance is what most clouds give a small one.
-        limits["1 Gbit/s per instance"] = 125e6 / (others * model.foreign_bytes) * instances
-    name, least = min(limits.items(), key=lambda limit: limit[1])
+
+    def first_limit(foreign_us: float) -> tuple[str, float]:
+        # Both kinds of work fill the instance's cores: rate * (server_us + others * foreign_us) = cores.
+        most = args.cores * 1e6 / (model.server_us + others * foreign_us) * instances
+        limits = {"CPU of the instances": most, "Redis, one core": 1e6 / model.redis_us}
+        if foreign:
+            # 1 Gbit/s per instance is what most clouds give a small one.
+            limits["1 Gbit/s per instance"] = 125e6 / (others * model.foreign_bytes) * instances
+        return min(limits.items(), key=lambda limit: limit[1])
+
+    name, least = first_limit(model.foreign_us)
+    _, busy = first_limit(model.foreign_busy_us)
     return Outcome(
-        instances, routing, total, foreign * model.foreign_us / 1e6, foreign * model.foreign_bytes / 1e6, least,
+        instances, routing, total, foreign * model.foreign_us / 1e6, foreign * model.foreign_bytes / 1e6, least, busy,
         total * model.redis_us / 1e6,
         # A reply is sent once per reader; that is the fan-out on the broker's side, at the reader's cost.
         total * (model.kafka_us + others * model.foreign_us) / 1e6,
@@ -135,7 +142,14 @@ def constants(results: Results) -> dict[str, float]:
         found["foreign_us"] = max(shared["cpu_us"] - own["cpu_us"], 0) / shared["foreign"]
         found["foreign_bytes"] = max(shared["bytes_from_brokers"] - own["bytes_from_brokers"], 0) / shared["foreign"]
         found["connections"] = shared["broker_connections"]
-    return {name: value for name, value in found.items() if value}
+    both = {mode: [results.get("routing", f"{mode}-both-{index}", "counts") for index in (1, 2)] for mode in ("shared", "partition")}
+    if all(counts for pair in both.values() for counts in pair):
+        total = {mode: {key: sum(counts[key] for counts in pair) for key in ("cpu_us", "delivered", "foreign")} for mode, pair in both.items()}
+        alone = total["partition"]["cpu_us"] / total["partition"]["delivered"]
+        more = total["shared"]["cpu_us"] - alone * total["shared"]["delivered"]
+        # Below zero is noise: it then is too little to be measured.
+        found["foreign_busy_us"] = max(more, 0) / total["shared"]["foreign"]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def published() -> Path | None:

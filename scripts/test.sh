@@ -32,6 +32,7 @@ readonly STEPS=(
   'real   | 1200 | tests on real Kafka and Redis: whole path, limiter, life cycle'
   'faults | 1200 | the fault matrix (its quick half), as a table'
   'loom   | 900  | interleavings of what crosses threads, all up to three preemptions; the judge of histories'
+  'cost   | 900  | instructions and allocations of the parts of a request, against the baseline'
   'fuzz   | 600  | a few seconds of fuzzing for everything that reads bytes of others'
   'compose| 300  | docker-compose.yml against the schema and our settings'
   'image  | 1500 | replay of the image'"'"'s build stage: the release build'
@@ -62,6 +63,8 @@ readonly PACKAGES=(
   'git|git'
   'shellcheck|shellcheck'
   'strace|strace'
+  'valgrind|valgrind'
+  'jq|jq'
 )
 
 # Exit code of a step that could not run, and may be missed.
@@ -165,6 +168,10 @@ step_deny() {
 
 step_fuzz() {
   scripts/fuzz.sh --seconds 3
+}
+
+step_cost() {
+  scripts/instructions.sh
 }
 
 step_compose() {

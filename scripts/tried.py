@@ -11,6 +11,7 @@ no result, or a result no marker.
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
@@ -27,14 +28,22 @@ def table(result):
         f"{result['stack']} stack, {len(result['steps'][0]['runs'])} turns each, {host['cores']} cores of {host['cpu']}.",
         *([result["note"]] if result.get("note") else []),
         "",
-        "| variant | 2xx/s, median [least–most] | p50 ms | p99 ms | CPU µs/request | bad |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| variant | 2xx/s, median [least–most] | ÷ first, turn by turn | p50 ms | p99 ms | CPU µs/request | bad |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [row(step) for step in result["steps"]]
+    lines += [row(step, result["steps"][0]) for step in result["steps"]]
     return "\n".join(lines)
 
 
-def row(step):
+def ratio(step, first):
+    """A slow minute of the machine hits both of a turn."""
+    if step is first:
+        return ""
+    ratios = sorted(run["rps"] / other["rps"] for run, other in zip(step["runs"], first["runs"]))
+    return f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}–{ratios[-1]:.2f}]"
+
+
+def row(step, first):
     median, spread, total = step["median"], step["spread"]["rps"], step["total"]
     cpu = ", ".join(
         f"{name} {median['cpu_us_per_request'][name]:.3g}" for name in PROCESSES if name in median["cpu_us_per_request"]
@@ -42,7 +51,7 @@ def row(step):
     name = f"{step['name']} (`{step['settings'].replace(',', ' ')}`)" if step["settings"] else step["name"]
     p50, p99 = (median["latency_us"][key] / 1000 for key in ("p50", "p99"))
     bad = total["bad"] + total["bad_in_warmup"] + sum(total["other"].values())
-    return f"| {name} | {median['rps']:,.0f} [{spread[0]:,.0f}–{spread[1]:,.0f}] | {p50:.3g} | {p99:.3g} | {cpu} | {bad} |"
+    return f"| {name} | {median['rps']:,.0f} [{spread[0]:,.0f}–{spread[1]:,.0f}] | {ratio(step, first)} | {p50:.3g} | {p99:.3g} | {cpu} | {bad} |"
 
 
 def main():

@@ -3,7 +3,8 @@
 //! Under the kernel's usual policy a thread that wakes up takes the core from the one that runs there. Where server,
 //! worker and broker share cores, each then wakes for a record or two: much switching, small batches. Under
 //! `SCHED_BATCH` (sched(7)) a thread that wakes waits for its turn, and finds more to do when it comes; on a core that
-//! is free it runs at once, as ever. BENCHMARKS.md has what it gives.
+//! is free it runs at once, as ever. The price: programs under the usual policy still take the core from ours, and ours not
+//! from them. BENCHMARKS.md has what it gives, and what it costs beside busy neighbours.
 #![allow(unsafe_code, reason = "sched_setscheduler(2) has no wrapper that leaves the niceness alone")]
 
 use std::io;

@@ -90,9 +90,9 @@ start_server() {
   bench_wait_ready "$name" "$BENCH_PID"
 }
 
-# start_echo: bare hyper alone.
+# start_echo: bare hyper alone, under the policy that the server asks for itself.
 start_echo() {
-  bench_spawn echo "$EXE_BARE_HYPER" --listen 127.0.0.1:0
+  bench_spawn echo chrt --batch 0 "$EXE_BARE_HYPER" --listen 127.0.0.1:0
   BENCH_CPU=("server=$BENCH_PID")
   bench_wait_ready echo "$BENCH_PID"
 }

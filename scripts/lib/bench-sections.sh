@@ -99,7 +99,7 @@ section_peers() {
     # The ratio to bare hyper is a target; the others differ by more than any noise.
     turns=$ROUNDS
     [[ $peer != bare-hyper ]] || turns=$PEER_ROUNDS
-    options=(--kafka --peer "$peer" --runs "$turns")
+    options=(--kafka --peer "$peer" --runs "$turns" --seconds "$MEASURED")
     if $QUICK; then options+=(--quick); fi
     # It has a Kafka and a Redis of its own, and ends them.
     STATS_FILE="$BENCH_TMP/peers.json" "$REPO/scripts/load.sh" "${options[@]}" >"$BENCH_TMP/$peer.log" 2>&1 ||
@@ -119,7 +119,7 @@ section_refusals() {
   local round
   start_backend_without_worker
   for ((round = 1; round <= PEER_ROUNDS; round++)); do
-    # There is no worker: the first request keeps the only permit until its deadline, and the others are refused.
+    # Nothing goes through Kafka here, so it need not be warm. There is no worker: the first request keeps the only permit until its deadline, and the others are refused.
     RATE_LIMIT_CAPACITY=1 KAFKA_GIFT_CODE_TIMEOUT=$HOLD_SECONDS start_server
     take_the_permit
     run_load refusing --connections "$PEAK_CONNECTIONS"

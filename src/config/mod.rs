@@ -205,7 +205,7 @@ pub struct TopicSettings {
 /// How the kernel schedules the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduling {
-    /// `SCHED_BATCH`: no thread takes a core from another when it wakes.
+    /// `SCHED_BATCH`: a thread of ours that wakes takes no core from another; others may still take it from ours.
     Batch,
     /// As the process was started.
     Inherit,

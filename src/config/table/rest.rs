@@ -81,7 +81,7 @@ pub(super) static PROCESS: Part = Part {
         setting("SCHED_POLICY", CLIENTS, Kind::Choice(&["batch", "inherit"]))
             .default("batch")
             .help("batch: threads that wake up wait for their turn where others run (SCHED_BATCH), so that batches are larger on busy \
-                 cores. inherit: as the process was started. Niceness, and any policy but the usual one, are left alone."),
+                 cores. inherit: as the process was started, better beside busy programs that are not part of this. Niceness, and any policy but the usual one, are left alone."),
         setting("LOG_LEVEL", CLIENTS_AND_TOPICS, Kind::Filter)
             .default("info")
             .help("What is logged, to standard error. A part can be singled out: info,thousandx::kafka=debug."),
