@@ -14,7 +14,7 @@ const SCHED_IDLE: u32 = 5;
 /// Field of `proc_pid_stat(5)`, counted from 1; the second is a name in parentheses.
 const POLICY_FIELD: usize = 41;
 /// For an idle process on a busy machine too.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// The name and policy of each thread.
 fn threads(pid: u32) -> Vec<(String, u32)> {
