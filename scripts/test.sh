@@ -392,7 +392,7 @@ names_without() {
 check_names() {
   local name
   for name in "$@"; do
-    declare -F "step_$name" >/dev/null || { usage >&2 && exit 64; }
+    declare -F "step_$name" >/dev/null || { echo "error: there is no step '$name'" >&2 && usage >&2 && exit 64; }
   done
 }
 

@@ -192,7 +192,7 @@ pub enum StartError {
     #[error("the operating system refused: {0}")]
     System(#[from] std::io::Error),
     /// The grace of the drain ended, or a second signal came, with requests still in flight.
-    #[error("{0} requests were still in flight at the end and got 503")]
+    #[error("requests still in flight at the end, which got 503: {0}")]
     CutOff(usize),
     /// A one-shot command (`probe`, `topics`) found that something is not as it should be.
     #[error("{0}")]

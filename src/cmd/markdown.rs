@@ -18,7 +18,13 @@ pub fn codes() -> String {
         let when: Vec<&str> = causes.iter().map(when).collect();
         let fate = causes[0].fate();
         let retry = fate.retry_after_s.map(|seconds| format!("{seconds} s")).unwrap_or_default();
-        let connection = if fate.connection == Connection::Close { "closed" } else { "kept" };
+        // Nobody reads a body that was sent to nowhere.
+        let unread = matches!(causes[0], Reject::NotFound | Reject::MethodNotAllowed(_));
+        let connection = match fate.connection {
+            Connection::Close => "closed",
+            Connection::Keep if unread => "kept; closed if there was a body",
+            Connection::Keep => "kept",
+        };
         lines.push(format!("| {status} | `{code}` | {} | {retry} | {connection} |", when.join("; ")));
     }
     lines.join("\n") + "\n"
@@ -40,16 +46,19 @@ const fn when(reject: &Reject) -> &'static str {
         Reject::BodyTooLarge(_) => "the body is larger than `MAX_BODY_BYTES`",
         Reject::TaskTooLarge => "the task is larger than the broker's `message.max.bytes`",
         Reject::UriTooLong => "the request target is longer than `MAX_URI_BYTES`",
-        Reject::UnsupportedMediaType => "the content type is clearly not JSON and not listed in `TASK_CONTENT_TYPES`",
+        Reject::UnsupportedMediaType => {
+            "the content type is XML, HTML, PDF, an archive, protobuf, CBOR, MessagePack, multipart, an image, audio, video, font or \
+             model, and not listed in `TASK_CONTENT_TYPES`; anything else is taken for JSON"
+        }
         Reject::HeadersTooLarge => "more header fields than `MAX_HEADERS`, or more bytes than `MAX_HEADER_BYTES`",
         Reject::CapacityReached => "all `RATE_LIMIT_CAPACITY` permits are in use, cluster-wide",
         Reject::RateExceeded => "more than `RATE_LIMIT_RPS` requests in this second, cluster-wide",
         Reject::Internal => "a bug of the server; the panic stays in that request",
-        Reject::WorkerError(_) => "the worker says that it failed",
+        Reject::WorkerError(_) => "the worker says that it failed, with its code in `detail`",
         Reject::MalformedReply => "the worker's reply has the request's id and cannot be read",
         Reject::LimiterUnavailable => "Redis does not answer within `REDIS_TIMEOUT_MS`, or refuses",
         Reject::BrokerUnavailable => {
-            "Kafka cannot be reached, replies cannot be read, or the task was not taken within `KAFKA_DELIVERY_TIMEOUT_MS`"
+            "Kafka cannot be reached, replies cannot be read, or the task was not taken within `KAFKA_DELIVERY_TIMEOUT_MS` (noticed up to 2 s later)"
         }
         Reject::BrokerQueueFull => "`MAX_QUEUE_SIZE` requests wait already",
         Reject::TopicMissing => "the tasks or the results topic does not exist; `thousandx topics` creates it",

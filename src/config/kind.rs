@@ -244,7 +244,14 @@ pub(super) fn properties(text: &str) -> Option<Vec<(String, Secret)>> {
 }
 
 pub(super) fn filter(text: &str) -> Option<String> {
-    EnvFilter::builder().parse(text).ok().map(|_| text.to_owned())
+    // A word alone is also a target, for which everything is logged, and for the rest nothing: a slip in a level.
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_slip = |part: &str| {
+        let is_word = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_word && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
+    };
+    let has_slip = text.split(',').any(|part| is_slip(part.trim()));
+    EnvFilter::builder().parse(text).ok().filter(|_| !has_slip).map(|_| text.to_owned())
 }
 
 #[cfg(test)]
@@ -294,6 +301,8 @@ mod tests {
         assert_eq!(media_types("Application/XML, text/*"), Some(vec!["application/xml".into(), "text/*".into()]));
         assert_eq!(media_types("xml"), None);
         assert!(filter("info,thousandx=debug").is_some() && filter("thousandx=loud").is_none());
+        assert!(filter("WARN").is_some() && filter("wran").is_none() && filter("info,wran").is_none());
+        assert!(filter("thousandx::kafka").is_some(), "a target alone");
     }
 
     #[test]

@@ -87,8 +87,13 @@ impl Reader {
         }
         // A shard that does not exist: somebody guessed our instance number.
         let Some(round) = rounds.get_mut(usize::from(address.shard)) else { return self.counts.foreign.inc() };
-        if reply == Reply::Malformed {
+        if let Reply::Malformed(why) = reply {
             self.counts.malformed.inc();
+            let replies = self.counts.malformed.get();
+            // A worker that cannot do better does it all the time: said for the 1st, 2nd, 4th, 8th…
+            if replies.is_power_of_two() {
+                tracing::warn!(%id, why, replies, "a reply could not be read: 502");
+            }
         }
         round.push(Completion { id, outcome: reply.into_outcome(chunk) });
     }

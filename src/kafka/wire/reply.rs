@@ -43,8 +43,8 @@ pub enum Reply<'a> {
     },
     /// The worker failed; the code is filtered.
     WorkerError(String),
-    /// Nonsense with a readable id.
-    Malformed,
+    /// Nonsense with a readable id, and what is wrong with it.
+    Malformed(&'static str),
 }
 
 /// The answer's bytes.
@@ -111,7 +111,7 @@ impl Layout {
         let Ok(id) = CorrelationId::parse(envelope.correlation_id.as_bytes()) else { return Decoded::Unreadable };
         let Some(result) = envelope.result else {
             let error = envelope.error.map(|error| Reply::WorkerError(error_code(error.get().as_bytes())));
-            return Decoded::Reply(id, error.unwrap_or(Reply::Malformed));
+            return Decoded::Reply(id, error.unwrap_or(Reply::Malformed("neither result nor error")));
         };
         let result = result.get().as_bytes();
         let body = match self.format {
@@ -126,7 +126,7 @@ impl Reply<'_> {
     /// The outcome with its bytes kept by `keep`.
     pub fn into_outcome(self, keep: &mut impl Keep) -> Outcome {
         match self {
-            Self::Malformed => Outcome::Malformed,
+            Self::Malformed(_) => Outcome::Malformed,
             Self::WorkerError(code) => Outcome::WorkerError(code),
             Self::Answer { status, content_type, body } => Outcome::Answer(Answer {
                 status,
@@ -146,16 +146,18 @@ fn reply<'a>(found: &Found<'a>, payload: &'a [u8]) -> Reply<'a> {
     if let Some(code) = found.error {
         return Reply::WorkerError(error_code(code));
     }
-    let Some(status) = found.status.map_or(Some(200), parse_status) else { return Reply::Malformed };
+    let Some(status) = found.status.map_or(Some(200), parse_status) else {
+        return Reply::Malformed("the status is not a number from 200 to 599");
+    };
     let content_type = match found.content_type {
         // The usual type is the default: one header value less to keep.
         None | Some(b"application/json") => None,
         Some(value) if is_header_value(value) => Some(value),
-        Some(_) => return Reply::Malformed,
+        Some(_) => return Reply::Malformed("the content type cannot be a header"),
     };
     // Whoever is told that it is JSON shall be able to read it.
     if content_type.is_none() && !is_json(payload) && !has_no_content(status) {
-        return Reply::Malformed;
+        return Reply::Malformed("the value is not one JSON value, and no other content type is named");
     }
     Reply::Answer { status, content_type, body: Body::Raw(payload) }
 }
@@ -186,9 +188,21 @@ fn is_header_value(value: &[u8]) -> bool {
         && value.trim_ascii().len() == value.len()
 }
 
+/// Letters, digits, `.`, `_` and `-`, at most [`ERROR_CODE_BYTES_MAX`]. What else there is between them becomes one `_`, so
+/// that a worker's sentence stays readable and nothing of it can be more than a word in a document or a log.
 fn error_code(raw: &[u8]) -> String {
-    let allowed = raw.iter().filter(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte));
-    let code: String = allowed.take(ERROR_CODE_BYTES_MAX).map(|byte| char::from(*byte)).collect();
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let words = raw.split(|byte| !is_allowed(byte)).filter(|word| !word.is_empty());
+    let mut code = String::new();
+    for word in words {
+        if code.len() >= ERROR_CODE_BYTES_MAX {
+            break;
+        }
+        if !code.is_empty() {
+            code.push('_');
+        }
+        code.extend(word.iter().map(|byte| char::from(*byte)).take(ERROR_CODE_BYTES_MAX - code.len()));
+    }
     if code.is_empty() { ERROR_CODE_DEFAULT.to_owned() } else { code }
 }
 
@@ -242,17 +256,21 @@ mod tests {
             answer(200, Some(b"text/plain; a=b"), b"")
         );
         for not_json in [&b"\xff\x00"[..], b"", b"{", b"{}{}", b"\"\xff\"", b"plain text"] {
-            assert_eq!(decode(&[key], not_json), Decoded::Reply(id(), Reply::Malformed));
+            assert_malformed(&decode(&[key], not_json));
             let named = ("content-type", &b"application/json"[..]);
-            assert_eq!(decode(&[key, named], not_json), Decoded::Reply(id(), Reply::Malformed));
+            assert_malformed(&decode(&[key, named], not_json));
         }
         for status in [&b"199"[..], b"600", b"20", b"2000", b"2 0", b"", b"\xff\xff\xff"] {
-            assert_eq!(decode(&[key, ("x-status", status)], b""), Decoded::Reply(id(), Reply::Malformed));
+            assert_malformed(&decode(&[key, ("x-status", status)], b""));
         }
         for kind in [&b"a\r\nb"[..], b"", b" a", b"a\x7f", b"\xc3\xa9"] {
-            assert_eq!(decode(&[key, ("content-type", kind)], b""), Decoded::Reply(id(), Reply::Malformed));
+            assert_malformed(&decode(&[key, ("content-type", kind)], b""));
         }
         assert_eq!(decode(&[("kafka_correlationId", b"no id")], b"{}"), Decoded::Unreadable);
+    }
+
+    fn assert_malformed(decoded: &Decoded<'_>) {
+        assert!(matches!(decoded, Decoded::Reply(of, Reply::Malformed(_)) if *of == id()), "{decoded:?}");
     }
 
     #[test]
@@ -263,7 +281,8 @@ mod tests {
         };
         let worker_error = |code: &str| Decoded::Reply(id(), Reply::WorkerError(code.into()));
         assert_eq!(error(b"out_of_stock"), worker_error("out_of_stock"));
-        assert_eq!(error(b"a b\r\n<c>\xff"), worker_error("abc"));
+        assert_eq!(error(b"a b\r\n<c>\xff"), worker_error("a_b_c"));
+        assert_eq!(error(b" no codes left. "), worker_error("no_codes_left."));
         assert_eq!(error(b"\r\n"), worker_error("unspecified"));
         assert_eq!(error(&[b'x'; 100]), worker_error(&"x".repeat(64)));
     }
@@ -283,7 +302,7 @@ mod tests {
         let failed = format!(r#"{{"correlation_id":"{ID}","error":"sold_out"}}"#);
         assert_eq!(decode(&[], failed.as_bytes()), Decoded::Reply(id(), Reply::WorkerError("sold_out".into())));
         let no_result = format!(r#"{{"correlation_id":"{ID}"}}"#);
-        assert_eq!(decode(&[], no_result.as_bytes()), Decoded::Reply(id(), Reply::Malformed));
+        assert_malformed(&decode(&[], no_result.as_bytes()));
         for text in
             ["", "{}", "null", "[1]", r#"{"correlation_id":1,"result":1}"#, r#"{"correlation_id":"x","result":1}"#]
         {
