@@ -67,6 +67,24 @@ fn with_own_partitions_nobody_reads_the_others_replies() {
 }
 
 #[test]
+fn the_documents_worker_answers() {
+    let stack = Stack::new();
+    let server = stack.serve().start();
+    let _worker = PythonWorker::start_script("docs/worker.py", stack.kafka, &stack.tasks, &stack.results);
+    for (task, status, answer) in [
+        (r#"{"double":21}"#, 200, r#"{"doubled": 42}"#),
+        (r#"{"double":"x"}"#, 422, r#"{"error": "double: a number"}"#),
+    ] {
+        let got = server.post(task, SOON).expect("an answer");
+        assert_eq!((got.status, got.text().as_str()), (status, answer), "{task}");
+    }
+    let failed = server.post("[1]", SOON).expect("an answer");
+    assert_eq!((failed.status, failed.code().as_deref()), (502, Some("worker_error")), "{}", failed.text());
+    assert!(failed.text().contains("unknown_task"), "{}", failed.text());
+    stack.wait_permits(0, SOON);
+}
+
+#[test]
 fn the_templates_worker_answers_in_the_templates_format() {
     let stack = Stack::new();
     let server = stack.serve().set("TASK_FORMAT", "json").start();

@@ -1,4 +1,5 @@
-//! The template's kind of worker, in Python: see `tests/template_worker/worker.py`.
+//! Workers in Python: the template's kind, `tests/template_worker/worker.py`, and the documents' example,
+//! `docs/worker.py`.
 
 use std::time::Duration;
 
@@ -18,19 +19,24 @@ pub struct PythonWorker {
 }
 
 impl PythonWorker {
-    /// Starts it on these topics and waits until its clients are connected.
+    /// Starts the template's kind on these topics and waits until its clients are connected.
     ///
     /// # Panics
     ///
     /// With how to get it, when Python or the packages cannot be had.
     pub fn start(kafka: &Kafka, tasks: &str, results: &str) -> Self {
+        Self::start_script("tests/template_worker/worker.py", kafka, tasks, results)
+    }
+
+    /// The same with another script of this repository.
+    pub fn start_script(script: &str, kafka: &Kafka, tasks: &str, results: &str) -> Self {
         let requirements = repository("tests/template_worker/requirements.txt");
         let requirements = requirements.to_str().expect("a path in UTF-8");
         let python = cached("scripts/lib/python.sh", &["venv", requirements]);
         let dir = scratch_dir("python");
         let mut command = command(python);
         command
-            .arg(repository("tests/template_worker/worker.py"))
+            .arg(repository(script))
             .env("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap())
             .env("TASKS_TOPIC", tasks)
             .env("RESULTS_TOPIC", results)

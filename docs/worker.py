@@ -1,0 +1,67 @@
+"""A worker in Python, whole, to start from: it doubles numbers. Needs `pip install aiokafka`.
+
+    KAFKA_BOOTSTRAP_SERVERS=localhost:9092 python docs/worker.py
+    curl localhost:8000/queue -d '{"double":21}'
+
+What each header means: README.md, "Kafka records, for worker authors".
+"""
+
+import asyncio
+import json
+import os
+import time
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+SERVERS = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
+TASKS_TOPIC = os.environ.get("TASKS_TOPIC", "tasks")
+GROUP = os.environ.get("WORKER_GROUP", "doublers")
+
+
+class Failed(Exception):
+    """The task cannot be done: the client gets 502 with this code."""
+
+
+def work(task: object) -> tuple[int, object]:
+    """The status and the JSON value that the client gets. Yours goes here."""
+    if not isinstance(task, dict) or "double" not in task:
+        raise Failed("unknown_task")
+    if not isinstance(task["double"], (int, float)):
+        return 422, {"error": "double: a number"}
+    return 200, {"doubled": 2 * task["double"]}
+
+
+async def answer(record, producer: AIOKafkaProducer) -> None:
+    headers = dict(record.headers)
+    if int(headers["x-deadline-ms"]) < time.time() * 1000:
+        return  # nobody waits any more
+    reply = [("kafka_correlationId", headers["kafka_correlationId"])]
+    try:
+        status, value = work(json.loads(record.value))
+        reply.append(("x-status", str(status).encode()))
+    except Failed as failed:
+        value = None
+        reply.append(("x-error", str(failed).encode()))
+    await producer.send_and_wait(
+        headers["kafka_replyTopic"].decode(),
+        json.dumps(value).encode(),
+        partition=int.from_bytes(headers["kafka_replyPartition"], "big"),
+        headers=reply,
+    )
+
+
+async def main() -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=SERVERS)
+    # A task counts as done when its answer is with Kafka: at least once.
+    consumer = AIOKafkaConsumer(
+        TASKS_TOPIC, bootstrap_servers=SERVERS, group_id=GROUP, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    async with producer, consumer:
+        print("worker started", flush=True)
+        async for record in consumer:
+            await answer(record, producer)
+            await consumer.commit()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
