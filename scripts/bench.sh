@@ -23,6 +23,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/bench-sections.sh"
 readonly SECTIONS=(
   'embedded | embedded | throughput against connections and latency against load, embedded stack (T1)'
   'kafka    | kafka    | the same on a real Kafka and Redis (T1)'
+  'wrk      | own      | closed loop with wrk, every answer checked'
   'peers    | own      | server and peers in turns: CPU per request (T2)'
   'latency  | kafka    | one connection, and half load, beside a bare Kafka ping-pong (T3)'
   'refusals | kafka    | 429 against bare hyper, in turns (T4)'

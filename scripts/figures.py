@@ -26,7 +26,7 @@ NOT_MEASURED = "not measured"
 def main() -> None:
     results = Results(Path(sys.argv[1]).resolve())
     parts = [head(results), targets(results)]
-    parts += [part(results) for part in (loads, peers, latency, waiting, shards, routing, profiles)]
+    parts += [part(results) for part in (loads, wrk, peers, latency, waiting, shards, routing, profiles)]
     table = "\n\n".join(part for part in parts if part) + "\n"
     (results.directory / "table.md").write_text(table)
     if "--publish" in sys.argv[2:]:
@@ -113,6 +113,16 @@ def loads(results: Results) -> str:
     heads = ["stack", "loop", "connections", "2xx/s, median [least–most]", "p50 ms", "p90", "p99", "p99.9", "CPU µs/request",
              "refused", "bad", "unsent"]  # fmt: skip
     return rows and "### Throughput and latency\n\n" + table(heads, rows)
+
+
+def wrk(results: Results) -> str:
+    run = results.sections.get("wrk")
+    if not run:
+        return ""
+    cpu = ", ".join(f"{key} {number(value)}" for key, value in run["cpu_us_per_request"].items())
+    wrong = (run.get("wrong") or 0) + sum(run[key] for key in ("connect_errors", "read_errors", "write_errors", "timeouts"))
+    row = [f"{run['connections']:,}", number(run["answers_per_s"]), cpu, wrong]
+    return "### wrk, a closed loop on Kafka\n\n" + table(["connections", "answers/s, each checked", "CPU µs/request", "bad"], [row])
 
 
 def peers(results: Results) -> str:

@@ -113,6 +113,17 @@ section_peers() {
     "$BENCH_TMP/peers.json" | one_run_a_line >"$RESULTS/peers.json"
 }
 
+# === a closed loop with a tool that others know
+
+section_wrk() {
+  # Longer than a step of ours: the Kafka is its own and has just started.
+  STATS_FILE="$BENCH_TMP/wrk.json" "$REPO/scripts/wrk.sh" --kafka -d $((MEASURED * 4)) >"$BENCH_TMP/wrk.log" 2>&1 ||
+    note_fault wrk
+  [[ -s $BENCH_TMP/wrk.json ]] || bench_show_log wrk "wrk left no result"
+  jq --argjson quick "$QUICK" '.wrk.kafka.checked + {section: "wrk", quick: $quick}' "$BENCH_TMP/wrk.json" \
+    >"$RESULTS/wrk.json"
+}
+
 # === refusals (T4)
 
 section_refusals() {
