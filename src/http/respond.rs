@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use httpdate::HttpDate;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 
@@ -109,11 +111,13 @@ pub fn raw_problem(reject: &Reject) -> Vec<u8> {
     let body = document(reject, request_id);
     let reason = StatusCode::from_u16(fate.status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
     let retry_after = fate.retry_after_s.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+    // RFC 9110, 6.6.1: an answer says when it was made; hyper adds it to its own.
+    let date = HttpDate::from(SystemTime::now());
     let mut answer = Vec::with_capacity(256 + body.len());
     // Writing to memory cannot fail.
     let _ = write!(
         answer,
-        "HTTP/1.1 {} {reason}\r\ncontent-type: {PROBLEM}\r\nx-request-id: {request_id}\r\n{retry_after}\
+        "HTTP/1.1 {} {reason}\r\ncontent-type: {PROBLEM}\r\nx-request-id: {request_id}\r\ndate: {date}\r\n{retry_after}\
          connection: close\r\ncontent-length: {}\r\n\r\n",
         fate.status,
         body.len(),
@@ -261,6 +265,8 @@ mod tests {
         let raw = String::from_utf8(raw_problem(&Reject::HeadersTooLarge)).unwrap();
         let (head, body) = raw.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{head}");
+        let date = head.lines().find_map(|line| line.strip_prefix("date: ")).expect("a date");
+        assert!(httpdate::parse_http_date(date).is_ok(), "{date}");
         assert!(head.contains(&format!("content-length: {}", body.len())) && head.contains("connection: close"));
         assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["code"], "headers_too_large");
     }
