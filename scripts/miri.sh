@@ -9,6 +9,7 @@
 #   net::conn, io, socket, runtime, http::queue   sockets and epoll
 #   admit::redis                                  a runtime with a clock and sockets; its batches are pure and are in
 #   observe::process, log                         files of /proc, the terminal
+#   config                                        pure, but text only, and hours of it here
 #
 # Without nightly or Miri, and when they cannot be installed, it says so and ends with 77. Takes some minutes.
 set -euo pipefail
@@ -26,7 +27,6 @@ readonly PURE=(
   http::respond:: http::route:: http::body:: http::budget::
   net::head::
   admit::counter:: admit::local:: admit::rate:: admit::redis::batch:: admit::redis::call::
-  config::
   error::tests:: lifecycle::tests:: observe::clock:: observe::exposition:: observe::metrics::
   worker::handler:: worker::pace:: worker::track::
 )
