@@ -16,7 +16,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/bench-run.sh"
 
 readonly CONNECTIONS=100
 readonly SECONDS_WARM=5 SECONDS_COUNTED=10
-# An answer takes tens of milliseconds under callgrind; the load generator need not hurry either.
 readonly TABLE="$REPO/profiles/allocations.txt"
 
 main() {
@@ -30,11 +29,11 @@ main() {
   bench_first_answer
   load "$SECONDS_WARM"
   local before after
-  callgrind_control --zero "$BENCH_PID_OF_SERVER" >/dev/null
+  callgrind_control --zero "$(pid_of server)" >/dev/null
   before=$(metric "$BENCH_URL" thousandx_replies_total 'result="delivered"')
   load "$SECONDS_COUNTED"
   after=$(metric "$BENCH_URL" thousandx_replies_total 'result="delivered"')
-  callgrind_control --dump=counted "$BENCH_PID_OF_SERVER" >/dev/null
+  callgrind_control --dump=counted "$(pid_of server)" >/dev/null
   cat "$BENCH_TMP"/profile.* >"$BENCH_TMP/all"
   {
     echo "scripts/allocations.sh, $CONNECTIONS connections, commit $(git -C "$REPO" rev-parse --short=12 HEAD), $((after - before)) right answers"
@@ -49,7 +48,6 @@ start_counted_server() {
   bench_spawn server valgrind --tool=callgrind --compress-strings=no --compress-pos=no \
     --callgrind-out-file="$BENCH_TMP/profile" "$EXE_THOUSANDX" serve --host 127.0.0.1 --port 0 --workers 1 \
     --rate-limit-capacity "$BENCH_CAPACITY" --redis-timeout-ms 5000
-  BENCH_PID_OF_SERVER=$BENCH_PID
   BENCH_CPU=("server=$BENCH_PID")
   bench_wait_ready server "$BENCH_PID"
 }

@@ -136,8 +136,7 @@ compare() {
   # A Kafka that has just started is slow, and the first one to meet it would pay for it.
   if [[ $STACK == kafka ]] && ! $QUICK; then
     start_subject
-    echo "== warming up" >&2
-    "$EXE_LOAD" --url "$BENCH_URL" --connections "$PEAK_CONNECTIONS" --warmup 0 --seconds "$SECONDS_WARM" >&2 || FAULTY=true
+    warm_up Kafka "$SECONDS_WARM" || FAULTY=true
     stop_subject
   fi
   for ((round = 1; round <= RUNS; round++)); do

@@ -65,11 +65,12 @@ peer_start() {
   BENCH_CPU=("server=$pid" "${children[@]/#/server=}")
   [[ $1 == bare-hyper ]] || BENCH_CPU+=("${BENCH_BACKEND[@]}")
   bench_first_answer
-  [[ $1 != spring ]] || peer_warm_up
+  # Not checked: the warm-up of the measured run is.
+  [[ $1 != spring ]] || warm_up "the JVM" "$JVM_WARMUP_SECONDS" || true
 }
 
-# Not counted, and not checked: the warm-up of the measured run is.
-peer_warm_up() {
-  echo "== warming up the JVM" >&2
-  "$EXE_LOAD" --url "$BENCH_URL" --connections 1000 --warmup 0 --seconds "$JVM_WARMUP_SECONDS" >&2 || true
+# warm_up WHAT SECONDS: load that is not counted.
+warm_up() {
+  echo "== warming up $1" >&2
+  "$EXE_LOAD" --url "$BENCH_URL" --connections 1000 --warmup 0 --seconds "$2" >&2
 }
