@@ -103,6 +103,19 @@ fn a_known_full_set_costs_no_calls() {
 }
 
 #[test]
+fn one_permit_is_enough_for_one_client_after_the_other() {
+    let server = RedisServer::start();
+    on_shard(async {
+        let shard = Shard::ready(&settings(&server, 1)).await;
+        for request in 0..2_000 {
+            let permit = shard.acquire().await;
+            assert!(permit.is_ok(), "request {request} was refused, and nobody else asks");
+        }
+        assert_eq!(shard.metrics.early_refusals.get(), 0);
+    });
+}
+
+#[test]
 fn a_permit_that_redis_lost_is_released_all_the_same() {
     let server = RedisServer::start();
     let mut client = server.client();

@@ -28,7 +28,8 @@ pub(super) const BATCH_MAX: usize = 1_000;
 pub(super) const WAITING_MAX: usize = 65_536;
 /// Most releases that wait for a call, in all likelihood because Redis is away; beyond it they are left to their lease.
 pub(super) const DEFERRED_RELEASES_MAX: usize = 65_536;
-/// How long a full set is believed to be full. A permit that another shard gives back is idle for so long at most.
+/// How long a full set is believed to be full. A permit that another shard gives back is idle for so long at most; one
+/// that this shard gives back is its next request's to ask for.
 pub(super) const FULL_RECHECK: Duration = Duration::from_millis(3);
 
 /// The ids of one shard: waiting, held, to be released.
@@ -43,13 +44,19 @@ pub(super) struct Batcher {
     renewing: Option<usize>,
     gate: Gate,
     /// Ids in the call under way, which are in Redis or not, nobody knows.
-    in_flight: usize,
+    in_flight: InFlight,
     /// To be woken once the state is no longer borrowed: dropping a waker may drop a future, which comes back here.
     wakers: Vec<Waker>,
     capacity: u64,
     /// How long an acquire waits for its call before it is refused.
     patience: Duration,
     metrics: Arc<RedisMetrics>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct InFlight {
+    releases: usize,
+    acquires: usize,
 }
 
 struct Entry {
@@ -90,7 +97,7 @@ impl Batcher {
             retried: VecDeque::new(),
             renewing: None,
             gate: Gate::Down,
-            in_flight: 0,
+            in_flight: InFlight::default(),
             wakers: Vec::new(),
             capacity: u64::from(capacity),
             patience,
@@ -101,7 +108,7 @@ impl Batcher {
     /// Puts `id` in line for the next call, or refuses without one. The key is for the calls below.
     pub(super) fn enqueue(&mut self, id: PermitId, now: Instant) -> Result<usize, Refused> {
         let early = match self.gate {
-            Gate::Shut { until, why } if now < until => Some(why),
+            Gate::Shut { until, why } if now < until && !self.makes_room(why) => Some(why),
             Gate::Down => Some(Refused::Unavailable),
             _ if self.waiting.len() >= WAITING_MAX => Some(Refused::Unavailable),
             _ => None,
@@ -166,13 +173,13 @@ impl Batcher {
 
     /// Whether nothing has to be given back any more, as far as is known.
     pub(super) fn is_flushed(&self) -> bool {
-        !self.has_releases() && self.in_flight == 0
+        !self.has_releases() && self.in_flight == InFlight::default()
     }
 
     /// Ids that Redis may still have because of this shard.
     pub(super) fn unreleased(&self) -> usize {
         let held = self.entries.iter().filter(|(_, entry)| entry.state == State::Held).count();
-        held + self.releases.len() + self.retried.len() + self.in_flight
+        held + self.releasing() + self.in_flight.acquires
     }
 
     /// From now on each call renews some of the held ids, until all had their turn.
@@ -208,13 +215,13 @@ impl Batcher {
         batch.releases.extend(self.releases.drain(..first_time));
         self.build_renewals(&mut batch.renewals);
         self.build_acquires(batch, now);
-        self.in_flight = batch.releases.len() + batch.acquires.len();
-        self.metrics.batched.add((self.in_flight + batch.renewals.len()) as u64);
+        self.in_flight = InFlight { releases: batch.releases.len(), acquires: batch.acquires.len() };
+        self.metrics.batched.add((batch.releases.len() + batch.acquires.len() + batch.renewals.len()) as u64);
     }
 
     /// Takes the reply to `batch`.
     pub(super) fn settle(&mut self, batch: &Batch, reply: &Reply, now: Instant) {
-        self.in_flight = 0;
+        self.in_flight = InFlight::default();
         self.metrics.set_size.set(i64::try_from(reply.size).unwrap_or(i64::MAX));
         self.metrics.released.add(reply.released as u64);
         self.metrics.reinserted.add(reply.reinserted as u64);
@@ -239,7 +246,7 @@ impl Batcher {
 
     /// The call with `batch` failed: whether Redis did it, does it later, or never will is unknown.
     pub(super) fn fail(&mut self, batch: &Batch) {
-        self.in_flight = 0;
+        self.in_flight = InFlight::default();
         self.metrics.release_deferred.add(batch.releases.len() as u64);
         self.metrics.compensations.add(batch.acquires.len() as u64);
         for &id in batch.releases.iter().chain(&batch.acquires) {
@@ -330,6 +337,17 @@ impl Batcher {
         if self.has_room_for_release() {
             self.releases.push_back(id);
         }
+    }
+
+    /// Whether this shard gives back more than it asks for: then a full set will not be full. A client whose answer is
+    /// out can ask again before Redis knows that it had its answer.
+    fn makes_room(&self, why: Refused) -> bool {
+        why == Refused::CapacityReached && self.releasing() > self.waiting.len() + self.in_flight.acquires
+    }
+
+    /// Ids that are to be given back, or being so.
+    fn releasing(&self) -> usize {
+        self.releases.len() + self.retried.len() + self.in_flight.releases
     }
 
     fn has_releases(&self) -> bool {

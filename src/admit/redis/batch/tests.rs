@@ -96,6 +96,45 @@ fn a_reply_with_room_opens_a_full_set_at_once() {
 }
 
 #[test]
+fn whoever_gave_back_can_ask_again_at_once() {
+    let mut bench = Bench::new();
+    let keys = [bench.enqueue(0).unwrap(), bench.enqueue(1).unwrap()];
+    bench.build();
+    bench.settle(granted(2, 2));
+    assert_eq!(bench.enqueue(2), Err(Refused::CapacityReached));
+
+    bench.batcher.release(keys[0]);
+    let next = bench.enqueue(3).unwrap();
+    assert_eq!(bench.enqueue(4), Err(Refused::CapacityReached), "one was given back, and one asked for");
+    let call = bench.build();
+    assert_eq!((&call.releases[..], &call.acquires[..]), (&[id(0)][..], &[id(3)][..]));
+    assert_eq!(bench.enqueue(5), Err(Refused::CapacityReached));
+    bench.settle(granted(1, 2));
+    assert_eq!(bench.answer(next), Poll::Ready(Ok(())));
+
+    // Its release is under way.
+    bench.batcher.release(keys[1]);
+    bench.build();
+    let next = bench.enqueue(6).unwrap();
+    assert_eq!(bench.enqueue(7), Err(Refused::CapacityReached));
+    bench.settle(granted(0, 1));
+    assert_eq!(bench.build().acquires, [id(6)]);
+    bench.settle(granted(1, 2));
+    assert_eq!(bench.answer(next), Poll::Ready(Ok(())));
+}
+
+#[test]
+fn what_is_given_back_makes_no_room_in_the_rate_cap() {
+    let mut bench = Bench::new();
+    let held = bench.hold(0);
+    bench.enqueue(1).unwrap();
+    bench.build();
+    bench.settle(Reply { why: Why::Rate, ..granted(0, 1) });
+    bench.batcher.release(held);
+    assert_eq!(bench.enqueue(2), Err(Refused::RateExceeded));
+}
+
+#[test]
 fn a_released_id_is_not_renewed() {
     let mut bench = Bench::new();
     let (first, _second) = (bench.hold(0), bench.hold(1));
