@@ -122,11 +122,13 @@ bench_start_embedded() {
   bench_wait_ready server "$BENCH_PID"
 }
 
-# bench_start_backend: topics and the sample worker, beside the Kafka and Redis of scripts/stack.sh. Sets BENCH_BACKEND.
+# bench_start_backend [WORKER…]: topics and a worker (default: the sample worker), beside the Kafka and Redis of
+# scripts/stack.sh. Sets BENCH_BACKEND.
 bench_start_backend() {
   local name pid _
+  (($# > 0)) || set -- "$EXE_THOUSANDX" work
   "$EXE_THOUSANDX" topics >"$BENCH_TMP/topics.log" 2>&1 || bench_show_log topics "the topics could not be made"
-  bench_spawn worker "$EXE_THOUSANDX" work
+  bench_spawn worker "$@"
   BENCH_BACKEND=("worker=$BENCH_PID")
   while read -r name pid _; do
     BENCH_BACKEND+=("$name=$pid")
