@@ -33,6 +33,8 @@ def work(task: object) -> tuple[int, object]:
 
 async def answer(record, producer: AIOKafkaProducer) -> None:
     headers = dict(record.headers)
+    if "kafka_correlationId" not in headers:
+        return  # no task of this server: nobody waits for an answer
     if int(headers["x-deadline-ms"]) < time.time() * 1000:
         return  # nobody waits any more
     reply = [("kafka_correlationId", headers["kafka_correlationId"])]

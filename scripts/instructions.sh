@@ -65,14 +65,14 @@ count() {
     }}] | {rustc: $rustc, arch: $arch, operations: from_entries}' >"$BENCH_TMP/now.json"
 }
 
-# summary PROFILE: instructions and allocations. An allocation is a call to one of mimalloc's allocating functions from
-# outside of mimalloc.
+# summary PROFILE: instructions and allocations. An allocation is a call to one of mimalloc's allocating functions, or of
+# their C names, which call them, from outside of both.
 summary() {
   awk '
     /^(summary|totals): / { instructions = $2 }
     /^fn=/ { caller = substr($0, 4) }
     /^cfn=/ { callee = substr($0, 5) }
-    /^calls=/ && caller !~ /^_?mi_/ && callee ~ /^(_?mi_.*alloc|malloc|calloc|realloc)/ {
+    /^calls=/ && caller !~ /^(_?mi_|malloc$|calloc$|realloc$)/ && callee ~ /^(_?mi_.*alloc|malloc|calloc|realloc)/ {
       split(substr($1, 7), calls, " "); allocations += calls[1]
     }
     END { printf "%d\t%d\n", instructions, allocations }
