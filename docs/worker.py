@@ -31,15 +31,24 @@ def work(task: object) -> tuple[int, object]:
     return 200, {"doubled": 2 * task["double"]}
 
 
+def parse(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise Failed("not_json") from None
+
+
 async def answer(record, producer: AIOKafkaProducer) -> None:
     headers = dict(record.headers)
     if "kafka_correlationId" not in headers:
-        return  # no task of this server: nobody waits for an answer
+        # No task of this server, or one with TASK_FORMAT=json or other names of headers.
+        print(f"skipped, without kafka_correlationId: partition {record.partition}, offset {record.offset}", flush=True)
+        return
     if int(headers["x-deadline-ms"]) < time.time() * 1000:
         return  # nobody waits any more
     reply = [("kafka_correlationId", headers["kafka_correlationId"])]
     try:
-        status, value = work(json.loads(record.value))
+        status, value = work(parse(record.value))
         reply.append(("x-status", str(status).encode()))
     except Failed as failed:
         value = None

@@ -12,7 +12,7 @@
 #
 # Each row is one test or several, under tests/. After each the tests judge the history of every request (exactly one
 # answer, its own), that the set of permits is empty, and that service is back within the row's bound; a machine that is
-# busy with other tests may add 2 s. librdkafka's mock cluster stands in only where one real broker cannot do it (K5).
+# busy with other tests may add 2 s. librdkafka's mock cluster stands in only where a real broker cannot be made to do it.
 # Every Redis requires a password and KAFKA_CONFIG has one, and neither may be seen in logs, answers or metrics.
 # Needs what scripts/test.sh installs; some rows beyond the quick half also Go, which builds toxiproxy (Debian:
 # golang-go). What cannot be had is printed as skipped; with CI=true it is a failure.
@@ -48,6 +48,7 @@ readonly ROWS=(
   'K3 | full  | real_faults    | k2_k3_link'
   'K4 | quick | real_faults    | k4_'
   'K5 | quick | real_faults    | k1_k2_k3_k5_s11'
+  'K5 | full  | real_faults    | k5_leaders'
   'K5 | quick | kafka_mock     | k5_'
   'K6 | quick | real_faults    | k6_'
   'K7 | quick | real_faults    | k7_'

@@ -72,7 +72,7 @@ summary() {
     /^(summary|totals): / { instructions = $2 }
     /^fn=/ { caller = substr($0, 4) }
     /^cfn=/ { callee = substr($0, 5) }
-    /^calls=/ && caller !~ /^(_?mi_|malloc$|calloc$|realloc$)/ && callee ~ /^(_?mi_.*alloc|malloc|calloc|realloc)/ {
+    /^calls=/ && caller !~ /^(_?mi_|(m|c|re)alloc(\x27|$))/ && callee ~ /^(_?mi_.*alloc|malloc|calloc|realloc)/ {
       split(substr($1, 7), calls, " "); allocations += calls[1]
     }
     END { printf "%d\t%d\n", instructions, allocations }

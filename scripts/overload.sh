@@ -10,7 +10,7 @@
 #
 # Sustainable is what as many clients as permits get, measured first, after a warm-up. Promised, and the exit code is 1
 # if not: right answers at 90 % of that or more, no wrong, lost or late answer, bounded memory, latency back within 1 s
-# after the end. Printed too: the server's CPU time per refusal, and how evenly the answers are spread over the
+# after the end. Printed too: the server's CPU time per request, and how evenly the answers are spread over the
 # connections. When the load generator was the limit, it says so. The figures are in scripts/lib/overload.py.
 set -euo pipefail
 
@@ -27,13 +27,14 @@ main() {
   [[ -n $OUT ]] || OUT=$(mktemp -d "${TMPDIR:-/tmp}/thousandx-overload.XXXXXX")/overload.json
   bench_build load slow-worker thousandx
   local worker=()
-  ((TASK_MS == 0)) || worker=(chrt --batch 0 "$(bench_executable bench slow-worker)" --task-ms "$TASK_MS")
+  ((TASK_MS == 0)) || worker=("$(bench_executable bench slow-worker)" --task-ms "$TASK_MS")
   bench_start_backend "${worker[@]}"
   RATE_LIMIT_CAPACITY=$CAPACITY bench_start_server
   bench_first_answer
   local code=0
   python3 "$REPO/scripts/lib/overload.py" --load "$EXE_LOAD" --url "$BENCH_URL" --pid "${BENCH_CPU[0]##*=}" \
     --capacity "$CAPACITY" --task-ms "$TASK_MS" --seconds "$SECONDS_EACH" --out "$OUT" || code=$?
+  [[ -n $(process_stamp "${BENCH_BACKEND[0]##*=}") ]] || bench_show_log worker "the worker ended"
   [[ -s $OUT ]] || die "no result"
   local facts
   facts=$(RATE_LIMIT_CAPACITY=$CAPACITY bench_facts "scripts/overload.sh" kafka)
@@ -54,7 +55,7 @@ parse() {
     esac
     shift
   done
-  if ! [[ $CAPACITY =~ ^[1-9][0-9]{0,3}$ && $SECONDS_EACH =~ ^[1-9][0-9]{0,2}$ && $TASK_MS =~ ^[0-9]{1,4}$ ]]; then
+  if ! [[ $CAPACITY =~ ^[1-9][0-9]{0,3}$ && $SECONDS_EACH =~ ^[1-9][0-9]{0,2}$ && $TASK_MS =~ ^(0|[1-9][0-9]{0,3})$ ]]; then
     die "--capacity takes 1 to 9999, --seconds 1 to 999, --task-ms 0 to 9999"
   fi
 }

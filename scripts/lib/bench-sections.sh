@@ -116,8 +116,7 @@ section_peers() {
 # === a closed loop with a tool that others know
 
 section_wrk() {
-  # Longer than a step of ours: the Kafka is its own and has just started.
-  STATS_FILE="$BENCH_TMP/wrk.json" "$REPO/scripts/wrk.sh" --kafka -d $((MEASURED * 4)) >"$BENCH_TMP/wrk.log" 2>&1 ||
+  STATS_FILE="$BENCH_TMP/wrk.json" "$REPO/scripts/wrk.sh" --kafka -w "$WARM_SECONDS" -d $((MEASURED * 4)) >"$BENCH_TMP/wrk.log" 2>&1 ||
     note_fault wrk
   [[ -s $BENCH_TMP/wrk.json ]] || bench_show_log wrk "wrk left no result"
   jq --argjson quick "$QUICK" '.wrk.kafka.checked + {section: "wrk", quick: $quick}' "$BENCH_TMP/wrk.json" \

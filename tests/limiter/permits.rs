@@ -115,6 +115,36 @@ fn one_permit_is_enough_for_one_client_after_the_other() {
     });
 }
 
+/// Another one comes while it has every permit, and more clients than those.
+#[test]
+fn an_overloaded_shard_does_not_keep_all_permits_to_itself() {
+    const CLIENTS: usize = 50;
+    const ENOUGH: usize = 100;
+    let server = RedisServer::start();
+    on_shard(async {
+        let (busy, late) = (Shard::ready(&settings(&server, 4)).await, Shard::ready(&settings(&server, 4)).await);
+        let is_over = std::cell::Cell::new(false);
+        let client = async || {
+            while !is_over.get() {
+                let permit = busy.acquire().await;
+                tokio::time::sleep(Duration::from_millis(1)).await; // workload: of one request
+                drop(permit);
+            }
+        };
+        let newcomer = async {
+            let (deadline, mut got) = (Instant::now() + WAIT_MAX, 0);
+            while got < ENOUGH && Instant::now() < deadline {
+                got += usize::from(late.acquire().await.is_ok());
+                tokio::time::sleep(Duration::from_millis(1)).await; // workload: the client thinks
+            }
+            is_over.set(true);
+            got
+        };
+        let (got, ()) = tokio::join!(newcomer, join_all((0..CLIENTS).map(|_| client()).collect()));
+        assert_eq!(got, ENOUGH, "permits for the shard that came later");
+    });
+}
+
 #[test]
 fn a_permit_that_redis_lost_is_released_all_the_same() {
     let server = RedisServer::start();

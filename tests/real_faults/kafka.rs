@@ -147,8 +147,8 @@ fn k3_hung_until_the_cluster_has_no_broker() {
     stack.assert_healed(&mut row);
 }
 
-/// The one broker is leader of everything and coordinator of the worker's group: both go and come back with it. That a
-/// leader moves to another broker is tried on the mock cluster (`tests/kafka_mock.rs`).
+/// The one broker is leader of everything and coordinator of the worker's group: both go and come back with it. Leaders
+/// that move to other brokers are in `brokers.rs`, and on the mock cluster in `tests/kafka_mock.rs`.
 fn k5_restarted_in_order(kafka: &mut Kafka, stack: &mut Stack) {
     let mut row = Row::start("K5", "the group's coordinator is restarted in order", KAFKA_BACK_WITHIN);
     let load = stack.load();
@@ -257,7 +257,7 @@ fn k4_topics_made_anew_at_once() {
 }
 
 /// Until 64 requests in a row were answered 200: every partition, there and back, has had some.
-fn many_served(stack: &Stack) -> Duration {
+pub fn many_served(stack: &Stack) -> Duration {
     let mut in_a_row = 0;
     let (served, took) = timed(|| {
         wait_until(WAIT_MAX, || {

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod brokers;
 mod clients;
 mod kafka;
 mod links;

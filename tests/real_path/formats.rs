@@ -1,5 +1,7 @@
 //! Several instances on the same topics, in both ways of routing replies; and the template's format with its worker.
 
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
 use crate::SOON;
 use crate::support::load::{Load, Report, Running};
 use crate::support::python::PythonWorker;
@@ -70,6 +72,10 @@ fn with_own_partitions_nobody_reads_the_others_replies() {
 fn the_documents_worker_answers() {
     let stack = Stack::new();
     let server = stack.serve().start();
+    let producer: BaseProducer = stack.kafka.client().create().expect("a producer");
+    let foreign = BaseRecord::<(), str>::to(&stack.tasks).payload("somebody else's record");
+    producer.send(foreign).expect("a record is queued");
+    producer.flush(SOON).expect("the record is with Kafka");
     let _worker = PythonWorker::start_script("docs/worker.py", stack.kafka, &stack.tasks, &stack.results);
     for (task, status, answer) in [
         (r#"{"double":21}"#, 200, r#"{"doubled": 42}"#),

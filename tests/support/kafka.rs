@@ -1,7 +1,8 @@
 //! A real Apache Kafka broker: one `KRaft` node, from the same jars and settings as `scripts/stack.sh`.
 //!
 //! A start takes 2 to 3 s. Tests that leave the broker in peace use [`Kafka::shared`], one node per test binary, with
-//! topics of their own; tests that kill or stop it use [`Kafka::start`].
+//! topics of their own; tests that kill or stop it use [`Kafka::start`], and those that want its leaders to move
+//! [`Kafka::cluster`].
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -33,9 +34,14 @@ const HEAP: &str = "-Xmx512m";
 /// A broker of this test binary. Ends when dropped, and in any case with the binary.
 pub struct Kafka {
     process: Process,
+    /// `node.id`.
+    node: i32,
     port: u16,
+    controller_port: u16,
     home: PathBuf,
     dir: TempDir,
+    /// Copies of each partition of the topics made here.
+    replicas: i32,
 }
 
 impl Kafka {
@@ -61,13 +67,38 @@ impl Kafka {
         (Self::start_with(&further), link)
     }
 
+    /// Starts a cluster of so many brokers, the first of which is its only controller. Each partition of its topics has a
+    /// copy on each, and a broker that is stopped in order hands over what it leads.
+    pub fn cluster(brokers: i32) -> Vec<Self> {
+        let shared = format!("offsets.topic.replication.factor={brokers}\ncontrolled.shutdown.enable=true\n");
+        let mut cluster = vec![Self::start_with(&shared)];
+        for node in 2..=brokers {
+            let controller = cluster[0].controller_port;
+            cluster.push(Self::start_node(
+                node,
+                &format!(
+                    "{shared}process.roles=broker\nnode.id={node}\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+                     listeners=PLAINTEXT://127.0.0.1:@PORT@\n"
+                ),
+            ));
+        }
+        for broker in &mut cluster {
+            broker.replicas = brokers;
+        }
+        cluster
+    }
+
     /// With further properties, which may name the same placeholders.
     fn start_with(further: &str) -> Self {
+        Self::start_node(1, further)
+    }
+
+    fn start_node(node: i32, further: &str) -> Self {
         let home = cached("scripts/lib/kafka.sh", &["fetch"]);
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut kafka = Self::spawn(home.clone(), further);
+            let mut kafka = Self::spawn(home.clone(), node, further);
             match kafka.wait_ready() {
                 Ok(()) => return kafka,
                 Err(NotReady::PortTaken) if tries < START_TRIES_MAX => {}
@@ -115,7 +146,7 @@ impl Kafka {
     /// The same with settings of the topic.
     pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         self.administer(|admin, options, runtime| {
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replicas));
             let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
             let results = runtime.block_on(admin.create_topics([&topic], options)).expect("create topics");
             for result in results {
@@ -154,6 +185,14 @@ impl Kafka {
         let client: BaseConsumer = self.client().create().expect("a Kafka client");
         let (_, next) = client.fetch_watermarks(topic, partition, REQUEST_LIMIT).expect("the offsets of a partition");
         next
+    }
+
+    /// How many partitions of a topic another broker of this one's cluster leads.
+    pub fn led_by(&self, other: &Self, topic: &str) -> usize {
+        let client: BaseConsumer = self.client().create().expect("a Kafka client");
+        let metadata = client.fetch_metadata(Some(topic), REQUEST_LIMIT).expect("the partitions of a topic");
+        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+        partitions.filter(|partition| partition.leader() == other.node).count()
     }
 
     /// Whether a consumer group has members and all of them have their partitions.
@@ -209,20 +248,20 @@ enum NotReady {
 }
 
 impl Kafka {
-    fn spawn(home: PathBuf, further: &str) -> Self {
+    fn spawn(home: PathBuf, node: i32, further: &str) -> Self {
         let dir = scratch_dir("kafka");
         let data = dir.path().join("data");
-        copy_formatted(&home.join("formatted"), &data);
-        let port = free_port();
+        copy_formatted(&home.join("formatted"), &data, node);
+        let (port, controller_port) = (free_port(), free_port());
         let properties = std::fs::read_to_string(repository("scripts/kafka/server.properties"))
             .map(|properties| format!("{properties}\n{further}"))
             .expect("scripts/kafka/server.properties can be read")
             .replace("@PORT@", &port.to_string())
-            .replace("@CONTROLLER_PORT@", &free_port().to_string())
+            .replace("@CONTROLLER_PORT@", &controller_port.to_string())
             .replace("@DATA@", data.to_str().expect("a temporary path in UTF-8"));
         std::fs::write(dir.path().join("server.properties"), properties).expect("the properties can be written");
         let process = spawn_broker(&home, dir.path());
-        Self { process, port, home, dir }
+        Self { process, node, port, controller_port, home, dir, replicas: 1 }
     }
 
     /// Until the broker lists itself as alive, which it does once it is registered with its controller.
@@ -239,7 +278,8 @@ impl Kafka {
             TcpStream::connect_timeout(&address, REQUEST_LIMIT).ok()?;
             let client = client.get_or_insert_with(|| self.client().create().expect("a Kafka client"));
             let metadata = client.fetch_metadata(None, Duration::from_secs(1)).ok()?;
-            (metadata.brokers().len() == 1).then_some(Ok(()))
+            let is_listed = metadata.brokers().iter().any(|broker| broker.port() == i32::from(self.port));
+            is_listed.then_some(Ok(()))
         })
         .unwrap_or(Err(NotReady::TooLate))
     }
@@ -297,13 +337,25 @@ fn spawn_broker(home: &Path, dir: &Path) -> Process {
     Process::spawn("Kafka", java, dir.join("kafka.out"))
 }
 
-/// The formatted log directory holds a few small files and no directory.
-fn copy_formatted(from: &Path, to: &Path) {
+/// The formatted log directory holds a few small files and no directory. It is that of node 1; the others differ in two
+/// properties.
+fn copy_formatted(from: &Path, to: &Path, node: i32) {
+    const META: &str = "meta.properties";
     let copy = || -> std::io::Result<()> {
         std::fs::create_dir(to)?;
         for entry in std::fs::read_dir(from)? {
             let entry = entry?;
             std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+        if node != 1 {
+            let meta = std::fs::read_to_string(to.join(META))?;
+            let own = meta.lines().map(|line| match line.split_once('=') {
+                Some(("node.id", _)) => format!("node.id={node}\n"),
+                // 16 bytes in base64url; the first characters tell the nodes apart.
+                Some(("directory.id", id)) => format!("directory.id={node:04}{}\n", &id[4..]),
+                _ => format!("{line}\n"),
+            });
+            std::fs::write(to.join(META), own.collect::<String>())?;
         }
         Ok(())
     };

@@ -65,12 +65,13 @@ impl Events for Quiet {}
 fn main() -> Result<()> {
     let args = Args::parse();
     let Some(task_ms) = args.task_ms else {
-        println!("slow-worker: give --task-ms 50 to work; scripts/overload.sh does");
+        println!("slow-worker: give --task-ms 200 to work; scripts/overload.sh does");
         return Ok(());
     };
     let dotenv = DotEnv::read(Path::new(".env"), false);
     let layers = Layers { flags: std::collections::BTreeMap::new(), environment: &Environment, dotenv };
     let config = config::load(Command::Work, &layers).into_config()?;
+    thousandx::scheduling::apply(config.scheduling);
     SlowWorker::open(&config.kafka, Duration::from_millis(task_ms))?.run()
 }
 
@@ -94,8 +95,11 @@ impl SlowWorker {
             let wait = self.held.front().map_or(IDLE, |first| first.due.saturating_duration_since(now).min(IDLE));
             self.consumer.consume(&mut batch, BATCH, wait);
             let due = Instant::now() + self.takes;
-            for message in batch.iter().filter(|message| message.error().is_none()) {
-                self.take(&message, due);
+            for message in batch.iter() {
+                match message.error() {
+                    None => self.take(&message, due),
+                    Some(code) => eprintln!("a partition cannot be read: {}", code_text(code)),
+                }
             }
             if self.held.len() > HELD_MAX {
                 bail!("more than {HELD_MAX} tasks wait");

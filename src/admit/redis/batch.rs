@@ -29,8 +29,11 @@ pub(super) const WAITING_MAX: usize = 65_536;
 /// Most releases that wait for a call, in all likelihood because Redis is away; beyond it they are left to their lease.
 pub(super) const DEFERRED_RELEASES_MAX: usize = 65_536;
 /// How long a full set is believed to be full. A permit that another shard gives back is idle for so long at most; one
-/// that this shard gives back is its next request's to ask for.
+/// that this shard gives back can be asked for at once, see [`Batcher::makes_room`].
 pub(super) const FULL_RECHECK: Duration = Duration::from_millis(3);
+/// For so long after Redis has refused somebody for want of permits, more clients are believed to ask than there are
+/// permits. Several rechecks, so that it stays so while the overload lasts.
+pub(super) const CONTENDED: Duration = Duration::from_millis(30);
 
 /// The ids of one shard: waiting, held, to be released.
 pub(super) struct Batcher {
@@ -43,6 +46,8 @@ pub(super) struct Batcher {
     /// While held ids are renewed: the first entry that has not been looked at.
     renewing: Option<usize>,
     gate: Gate,
+    /// Until then, see [`CONTENDED`].
+    contended_until: Option<Instant>,
     /// Ids in the call under way, which are in Redis or not, nobody knows.
     in_flight: InFlight,
     /// To be woken once the state is no longer borrowed: dropping a waker may drop a future, which comes back here.
@@ -97,6 +102,7 @@ impl Batcher {
             retried: VecDeque::new(),
             renewing: None,
             gate: Gate::Down,
+            contended_until: None,
             in_flight: InFlight::default(),
             wakers: Vec::new(),
             capacity: u64::from(capacity),
@@ -108,7 +114,7 @@ impl Batcher {
     /// Puts `id` in line for the next call, or refuses without one. The key is for the calls below.
     pub(super) fn enqueue(&mut self, id: PermitId, now: Instant) -> Result<usize, Refused> {
         let early = match self.gate {
-            Gate::Shut { until, why } if now < until && !self.makes_room(why) => Some(why),
+            Gate::Shut { until, why } if now < until && !self.makes_room(why, now) => Some(why),
             Gate::Down => Some(Refused::Unavailable),
             _ if self.waiting.len() >= WAITING_MAX => Some(Refused::Unavailable),
             _ => None,
@@ -229,6 +235,9 @@ impl Batcher {
         if batch.retried == 0 {
             self.metrics.permit_missing.add(batch.releases.len().saturating_sub(reply.released) as u64);
         }
+        if reply.why == Why::Full {
+            self.contended_until = Some(now + CONTENDED);
+        }
         if reply.why == Why::OutOfMemory {
             self.metrics.error(FaultKind::Oom);
         }
@@ -340,9 +349,15 @@ impl Batcher {
     }
 
     /// Whether this shard gives back more than it asks for: then a full set will not be full. A client whose answer is
-    /// out can ask again before Redis knows that it had its answer.
-    fn makes_room(&self, why: Refused) -> bool {
-        why == Refused::CapacityReached && self.releasing() > self.waiting.len() + self.in_flight.acquires
+    /// out can ask again before Redis knows that it had its answer. Redis decides all the same.
+    ///
+    /// Not while more clients ask than there are permits: a shard that always asks in the call in which it gives back
+    /// would leave nothing to the others.
+    fn makes_room(&self, why: Refused, now: Instant) -> bool {
+        let is_contended = self.contended_until.is_some_and(|until| now < until);
+        // Acquires whose client has left count too, which errs to the safe side.
+        let acquiring = self.waiting.len() + self.in_flight.acquires;
+        why == Refused::CapacityReached && !is_contended && self.releasing() > acquiring
     }
 
     /// Ids that are to be given back, or being so.

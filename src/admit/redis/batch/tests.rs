@@ -1,8 +1,8 @@
 //! The state machine driven by hand: a fake Redis is a reply written down here, time is a number added to a start.
 
-use proptest::prelude::*;
-
 use super::*;
+
+mod histories;
 
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -124,14 +124,36 @@ fn whoever_gave_back_can_ask_again_at_once() {
 }
 
 #[test]
-fn what_is_given_back_makes_no_room_in_the_rate_cap() {
+fn what_is_given_back_makes_no_room_where_that_is_not_what_is_missing() {
+    for (why, refusal) in [(Why::Rate, Refused::RateExceeded), (Why::OutOfMemory, Refused::Unavailable)] {
+        let mut bench = Bench::new();
+        let held = bench.hold(0);
+        bench.enqueue(1).unwrap();
+        bench.build();
+        bench.settle(Reply { why, ..granted(0, 1) });
+        bench.batcher.release(held);
+        assert_eq!(bench.enqueue(2), Err(refusal));
+    }
+}
+
+#[test]
+fn with_more_clients_than_permits_what_is_given_back_is_for_all_shards() {
     let mut bench = Bench::new();
-    let held = bench.hold(0);
-    bench.enqueue(1).unwrap();
+    let keys: Vec<_> = (0..3).map(|n| bench.enqueue(n).unwrap()).collect();
     bench.build();
-    bench.settle(Reply { why: Why::Rate, ..granted(0, 1) });
-    bench.batcher.release(held);
-    assert_eq!(bench.enqueue(2), Err(Refused::RateExceeded));
+    bench.settle(Reply { why: Why::Full, ..granted(2, 2) });
+    bench.batcher.release(keys[0]);
+    assert_eq!(bench.enqueue(3), Err(Refused::CapacityReached));
+    bench.build();
+    bench.settle(granted(0, 1));
+    assert!(bench.enqueue(4).is_ok(), "once Redis has it, it is anybody's");
+    bench.build();
+    bench.settle(granted(1, 2));
+
+    bench.now += CONTENDED;
+    bench.settle(granted(0, 2));
+    bench.batcher.release(keys[1]);
+    assert!(bench.enqueue(5).is_ok(), "nobody was refused for a while");
 }
 
 #[test]
@@ -268,116 +290,4 @@ fn queues_are_bounded() {
     bench.batcher.fail(&Batch { releases: ids, ..Batch::default() });
     assert_eq!(bench.batcher.retried.len(), DEFERRED_RELEASES_MAX);
     assert_eq!(bench.metrics.release_left.get(), 3);
-}
-
-/// One step of a random history.
-#[derive(Debug, Clone)]
-enum Step {
-    Enqueue,
-    Abandon(usize),
-    Release(usize),
-    Call { fails: bool },
-    Reconnect,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => Just(Step::Enqueue),
-        1 => any::<usize>().prop_map(Step::Abandon),
-        2 => any::<usize>().prop_map(Step::Release),
-        3 => any::<bool>().prop_map(|fails| Step::Call { fails }),
-        1 => Just(Step::Reconnect),
-    ]
-}
-
-/// The keys that tests hold on to, and a set that plays Redis. A failing call may be done or not: here it is.
-struct World {
-    bench: Bench,
-    redis: std::collections::HashSet<PermitId>,
-    waiting: Vec<usize>,
-    held: Vec<usize>,
-    next: usize,
-}
-
-impl World {
-    fn call(&mut self, fails: bool) {
-        let size_before = self.redis.len();
-        let batch = self.bench.build().clone_ids();
-        self.redis.retain(|id| !batch.0.contains(id));
-        let released = size_before - self.redis.len();
-        self.redis.extend(&batch.1);
-        let granted = batch.2.len().min(2usize.saturating_sub(self.redis.len()));
-        self.redis.extend(&batch.2[..granted]);
-        if fails {
-            self.bench.batcher.fail(&self.bench.batch);
-            self.bench.batcher.stop();
-        } else {
-            let why = if granted < batch.2.len() { Why::Full } else { Why::NotRefused };
-            let size = self.redis.len() as u64;
-            self.bench.settle(Reply { granted, size, now_ms: 0, released, reinserted: 0, why });
-            self.bench.now += FULL_RECHECK;
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        for key in waiting {
-            match self.bench.answer(key) {
-                Poll::Ready(Ok(())) => self.held.push(key),
-                Poll::Ready(Err(_)) => {}
-                Poll::Pending => self.waiting.push(key),
-            }
-        }
-    }
-
-    fn take(&mut self, step: &Step) {
-        match step {
-            Step::Enqueue => {
-                self.next += 1;
-                self.waiting.extend(self.bench.enqueue(self.next).ok());
-            }
-            Step::Abandon(n) if !self.waiting.is_empty() => {
-                let key = self.waiting.swap_remove(n % self.waiting.len());
-                self.bench.batcher.abandon(key);
-            }
-            Step::Release(n) if !self.held.is_empty() => {
-                let key = self.held.swap_remove(n % self.held.len());
-                self.bench.batcher.release(key);
-            }
-            Step::Abandon(_) | Step::Release(_) => {}
-            Step::Call { fails } => self.call(*fails),
-            Step::Reconnect => {
-                self.bench.batcher.renew_held();
-                self.bench.batcher.start();
-            }
-        }
-    }
-}
-
-impl Batch {
-    fn clone_ids(&self) -> (Vec<PermitId>, Vec<PermitId>, Vec<PermitId>) {
-        (self.releases.clone(), self.renewals.clone(), self.acquires.clone())
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
-    /// Whatever happens, once all permits are dropped and the connection works, Redis and the batcher are empty.
-    #[test]
-    fn no_history_leaks_a_permit(steps in prop::collection::vec(step(), 0..60)) {
-        let (bench, redis) = (Bench::new(), std::collections::HashSet::new());
-        let mut world = World { bench, redis, waiting: vec![], held: vec![], next: 0 };
-        for step in &steps {
-            world.take(step);
-            prop_assert_eq!(usize::try_from(world.bench.metrics.held.get()), Ok(world.held.len()));
-        }
-        world.take(&Step::Reconnect);
-        for _ in 0..3 {
-            world.call(false);
-        }
-        for key in std::mem::take(&mut world.held) {
-            world.bench.batcher.release(key);
-        }
-        world.call(false);
-        prop_assert!(world.redis.is_empty(), "left in Redis: {:?}", world.redis);
-        prop_assert!(world.bench.batcher.entries.is_empty() && world.bench.batcher.is_flushed());
-    }
 }
