@@ -74,12 +74,14 @@ def head(results: Results) -> str:
     host = facts.get("host", {})
     changed = " with local changes" if facts.get("dirty") else ""
     quick = "**A quick run, to see that everything works: not figures to quote.** " if facts.get("quick") else ""
+    others = {name: section["commit"] for name, section in results.sections.items() if section.get("commit") != facts.get("commit")}
+    later = "".join(f" Section `{name}`: commit `{str(commit)[:12]}`." for name, commit in others.items())
     loads_before = [section["host"]["load_before"] for section in results.sections.values() if "host" in section]
     return (
         f"{quick}{str(facts.get('date'))[:10]}, commit `{str(facts.get('commit'))[:12]}`{changed}, {host.get('cores')} cores "
         f"of {host.get('cpu')}, Linux {host.get('kernel')}, {host.get('memory_kib', 0) / 2**20:.0f} GiB. Server, Kafka, "
         f"Redis, worker and load generator share the cores. Load average before each section at most "
-        f"{max(loads_before, default=0):g}."
+        f"{max(loads_before, default=0):g}.{later}"
     )
 
 
