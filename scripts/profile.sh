@@ -4,6 +4,8 @@
 #   scripts/profile.sh                   the embedded stack at 1, 100 and 1,000 connections
 #   scripts/profile.sh --kafka           `thousandx serve` on a real Kafka and Redis
 #   scripts/profile.sh --kafka 1000      these connection counts only
+#   scripts/profile.sh --refusals 1000   the same, where nearly every request is refused with 429
+#   scripts/profile.sh --bare-hyper 1000 benches/peers/bare-hyper, for comparison; no system calls
 #
 # Beside each picture a NAME.txt: the CPU by thread and by whose code it is, and system calls per request (strace).
 #
@@ -22,11 +24,14 @@ readonly INFERNO_VERSION=0.12.8
 
 main() {
   STACK=embedded
-  if [[ ${1-} == --kafka ]]; then
-    STACK=kafka
-    bench_inside_stack "$@"
-    shift
-  fi
+  case ${1-} in
+    --kafka | --refusals)
+      STACK=${1#--}
+      bench_inside_stack "$@"
+      shift
+      ;;
+    --bare-hyper) STACK=bare-hyper && shift ;;
+  esac
   local counts=("$@") connections
   ((${#counts[@]} > 0)) || counts=(1 100 1000)
   have perf || { as_root apt-get install -y -q linux-perf >&2 || die "perf could not be installed"; }
@@ -36,8 +41,8 @@ main() {
   bench_init
   # Frame pointers, so that perf can walk the stacks; in a folder of its own, so that nothing else is built anew.
   CARGO_TARGET_DIR="$REPO/target/profiling" RUSTFLAGS='-C force-frame-pointers=yes' \
-    CFLAGS='-fno-omit-frame-pointer' bench_build load thousandx
-  [[ $STACK != kafka ]] || bench_start_backend
+    CFLAGS='-fno-omit-frame-pointer' bench_build load bare-hyper thousandx
+  case $STACK in kafka | refusals) bench_start_backend ;; esac
   for connections in "${counts[@]}"; do
     [[ $connections =~ ^[1-9][0-9]{0,4}$ ]] || die "connections: a number from 1 to 99999, not $connections"
     picture "$connections"
@@ -48,7 +53,17 @@ main() {
 picture() {
   local connections=$1 name server load seconds=$((SECONDS_WARMUP + SECONDS_SAMPLED + 1)) rate
   name="$STACK-$connections"
-  if [[ $STACK == kafka ]]; then bench_start_server; else bench_start_embedded; fi
+  case $STACK in
+    kafka) bench_start_server ;;
+    # As refusals at the capacity, but without a client that keeps the permit.
+    refusals) RATE_LIMIT_RPS=1 bench_start_server ;;
+    embedded) bench_start_embedded ;;
+    bare-hyper)
+      bench_spawn server chrt --batch 0 "$(bench_executable bench bare-hyper)" --listen 127.0.0.1:0
+      BENCH_CPU=("server=$BENCH_PID")
+      bench_wait_ready server "$BENCH_PID"
+      ;;
+  esac
   bench_first_answer
   server=${BENCH_CPU[0]##*=}
   "$EXE_LOAD" --url "$BENCH_URL" --connections "$connections" --seconds "$seconds" --warmup 0 \
@@ -58,18 +73,18 @@ picture() {
   perf record --freq "$SAMPLES_PER_SECOND" --call-graph fp --pid "$server" --output "$BENCH_TMP/perf.data" \
     -- sleep "$SECONDS_SAMPLED" >"$BENCH_TMP/perf.log" 2>&1 || bench_show_log perf "perf could not record"
   wait "$load" || bench_show_log load "the load failed"
-  rate=$(grep -o '[0-9]* right answers/s' "$BENCH_TMP/load.log" | head -n 1)
+  rate=$(awk -v seconds="$seconds" '$1 == "requests" { printf "%d requests/s", $2 / seconds }' "$BENCH_TMP/load.log")
   {
     echo "scripts/profile.sh, $STACK stack, $connections connections, commit $(git -C "$REPO" rev-parse --short=12 HEAD), $rate"
     shares
-    system_calls "$server" "$connections"
+    [[ $STACK == bare-hyper ]] || system_calls "$server" "$connections"
   } >"$BENCH_TMP/$name.txt"
   mv "$BENCH_TMP/$name.txt" "$REPO/profiles/$name.txt"
   perf script --input "$BENCH_TMP/perf.data" 2>/dev/null | inferno-collapse-perf 2>/dev/null >"$BENCH_TMP/stacks"
   inferno-flamegraph --title "thousandx, $STACK stack, $connections connections" \
     --subtitle "scripts/profile.sh, commit $(git -C "$REPO" rev-parse --short=12 HEAD), $rate" \
     --minwidth 0.2 <"$BENCH_TMP/stacks" >"$REPO/profiles/$name.svg"
-  echo "profiles/$name.svg: $(grep -m1 'right answers/s' "$BENCH_TMP/load.log")"
+  echo "profiles/$name.svg: $rate"
   bench_stop_last
 }
 
@@ -116,9 +131,9 @@ system_calls() {
     printf "%7.3f  %s\n", $4 / requests, $NF }' "$BENCH_TMP/strace" | sort -rn
 }
 
-# Answers so far, by the server's own count.
+# Answers and refusals so far, by the server's own count.
 answered() {
-  curl -fs "${BENCH_URL%/queue}/metrics" | awk '/^thousandx_answers_total/ { sum += $2 } END { printf "%d", sum }'
+  curl -fs "${BENCH_URL%/queue}/metrics" | awk '/^thousandx_(answers|rejected)_total/ { sum += $2 } END { printf "%d", sum }'
 }
 
 main "$@"
