@@ -31,6 +31,7 @@ main() {
       shift
       ;;
     --bare-hyper) STACK=bare-hyper && shift ;;
+    -*) usage ;;
   esac
   local counts=("$@") connections
   ((${#counts[@]} > 0)) || counts=(1 100 1000)

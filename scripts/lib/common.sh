@@ -23,8 +23,13 @@ print_help() {
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
 }
 
-# usage: the same as an answer to wrong arguments. A script that has more to say has a `usage` of its own.
+# What the script was started with, which a sourced file sees too.
+readonly SCRIPT_ARGUMENTS=" $* "
+
+# usage: the same for whoever asked for it, and as an answer to wrong arguments. A script that has more to say has a
+# `usage` of its own.
 usage() {
+  case $SCRIPT_ARGUMENTS in *' --help '* | *' -h '*) print_help && exit ;; esac
   print_help >&2
   exit 64
 }

@@ -1,6 +1,7 @@
 //! `thousandx dev`: everything in one process, for the first five minutes. The broker is librdkafka's mock cluster.
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,7 +22,11 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     // SO_REUSEPORT would silently share the port with whatever listens there.
     socket::ensure_free(config.http.listen)?;
     forget_the_real_broker(&mut config);
-    let broker = EmbeddedBroker::start(&[&config.kafka.tasks_topic, &config.kafka.results_topic], PARTITIONS)?;
+    // Never dropped: clients end with the process, and would take a broker that ends before them for a fault.
+    let broker = ManuallyDrop::new(EmbeddedBroker::start(
+        &[&config.kafka.tasks_topic, &config.kafka.results_topic],
+        PARTITIONS,
+    )?);
     config.kafka.bootstrap = broker.bootstrap();
     let stop = Arc::new(AtomicBool::new(false));
     let worker = std::thread::Builder::new().name("worker".into()).spawn({

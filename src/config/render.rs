@@ -61,7 +61,7 @@ pub fn markdown() -> String {
         for setting in part.settings {
             let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
             let preset = setting.dev_preset.map(|preset| format!(" (`dev`: `{preset}`)")).unwrap_or_default();
-            let secret = if setting.secret { " Secret: never printed." } else { "" };
+            let secret = if setting.secret { " A password in it is never printed." } else { "" };
             let unit = setting.unit_and_range().replace('|', "\\|");
             let (name, help) = (setting.name, setting.help.replace('|', "\\|"));
             line(&mut text, format_args!("| `{name}` | {default}{preset} | {unit} | {help}{secret} |"));

@@ -46,6 +46,16 @@ fn short_limits() -> support::server::Builder {
         .set("RATE_LIMIT_CAPACITY", "1000")
 }
 
+#[test]
+fn dev_ends_without_a_complaint() {
+    let mut server = Server::builder().command("dev").start();
+    assert_eq!(server.post("{}", SOON).expect("an answer").status, 200);
+    server.sigterm();
+    assert!(server.wait_exit(SOON).success());
+    let log = server.log();
+    assert!(log.contains("drained") && !log.contains(" WARN ") && !log.contains("ERROR"), "{log}");
+}
+
 fn connect() -> Raw {
     Raw::connect(SERVER.address())
 }

@@ -76,7 +76,7 @@ fn the_documents_worker_answers() {
     let foreign = BaseRecord::<(), str>::to(&stack.tasks).payload("somebody else's record");
     producer.send(foreign).expect("a record is queued");
     producer.flush(SOON).expect("the record is with Kafka");
-    let _worker = PythonWorker::start_script("docs/worker.py", stack.kafka, &stack.tasks, &stack.results);
+    let mut worker = PythonWorker::start_script("docs/worker.py", stack.kafka, &stack.tasks, &stack.results);
     for (task, status, answer) in [
         (r#"{"double":21}"#, 200, r#"{"doubled": 42}"#),
         (r#"{"double":"x"}"#, 422, r#"{"error": "double: a number"}"#),
@@ -88,6 +88,8 @@ fn the_documents_worker_answers() {
     assert_eq!((failed.status, failed.code().as_deref()), (502, Some("worker_error")), "{}", failed.text());
     assert!(failed.text().contains("unknown_task"), "{}", failed.text());
     stack.wait_permits(0, SOON);
+    worker.process().sigterm();
+    assert!(worker.process().wait_exit(SOON).success(), "{}", worker.process().log());
 }
 
 #[test]
