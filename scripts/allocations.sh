@@ -85,9 +85,4 @@ table() {
   ' "$BENCH_TMP/all"
 }
 
-usage() {
-  print_help >&2
-  exit 64
-}
-
 main "$@"

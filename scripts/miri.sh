@@ -35,6 +35,7 @@ readonly PURE=(
 readonly LEFT_OUT=(admit::redis::batch::tests::queues_are_bounded)
 
 main() {
+  case ${1-} in -*) usage ;; esac
   local filters=("$@") skips=() name
   ((${#filters[@]} > 0)) || filters=("${PURE[@]}")
   for name in "${LEFT_OUT[@]}"; do
