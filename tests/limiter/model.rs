@@ -127,10 +127,14 @@ impl<'a> World<'a> {
         let deadline = Instant::now() + WAIT_MAX;
         let permits = loop {
             let outcomes = self.try_acquire(shard, count).await;
-            // Only a shard that still believes in a full set refuses all of a batch that there is room for.
-            if room == 0 || outcomes.iter().any(Result::is_ok) || Instant::now() > deadline {
+            // Only a shard that still believes in a full set refuses the first of a batch that there is room for; it may
+            // stop to believe in the middle of the batch.
+            if room == 0 || outcomes.first().is_some_and(Result::is_ok) || Instant::now() > deadline {
                 break outcomes;
             }
+            drop(outcomes);
+            let in_use = self.held[shard].len();
+            assert_eq!(self.shards[shard].limiter.close(WAIT_MAX).await, in_use, "what was given is given back");
             tokio::time::sleep(Duration::from_millis(1)).await; // bounded poll: until the deadline above
         };
         let granted: Vec<bool> = permits.iter().map(Result::is_ok).collect();
