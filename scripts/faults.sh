@@ -102,7 +102,6 @@ main() {
       --out) out=${2:?--out needs a file} && shift ;;
       --after) after=${2:?--after needs a file} && shift ;;
       --list) printf '%s\n' "${ROWS[@]}" && exit ;;
-      --help | -h) print_help && exit ;;
       *) usage ;;
     esac
     shift

@@ -15,6 +15,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/bench.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
+# shellcheck source=scripts/lib/bench-run.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/bench-run.sh"
 
 readonly SAMPLES_PER_SECOND=499
 readonly SECONDS_SAMPLED=6
@@ -43,6 +45,8 @@ main() {
   # Frame pointers, so that perf can walk the stacks; in a folder of its own, so that nothing else is built anew.
   CARGO_TARGET_DIR="$REPO/target/profiling" RUSTFLAGS='-C force-frame-pointers=yes' \
     CFLAGS='-fno-omit-frame-pointer' bench_build load bare-hyper thousandx
+  # shellcheck disable=SC2034 # read by start_echo
+  EXE_BARE_HYPER=$(bench_executable bench bare-hyper)
   case $STACK in kafka | refusals) bench_start_backend ;; esac
   for connections in "${counts[@]}"; do
     [[ $connections =~ ^[1-9][0-9]{0,4}$ ]] || die "connections: a number from 1 to 99999, not $connections"
@@ -59,11 +63,7 @@ picture() {
     # As refusals at the capacity, but without a client that keeps the permit.
     refusals) RATE_LIMIT_RPS=1 bench_start_server ;;
     embedded) bench_start_embedded ;;
-    bare-hyper)
-      bench_spawn server chrt --batch 0 "$(bench_executable bench bare-hyper)" --listen 127.0.0.1:0
-      BENCH_CPU=("server=$BENCH_PID")
-      bench_wait_ready server "$BENCH_PID"
-      ;;
+    bare-hyper) start_echo ;;
   esac
   bench_first_answer
   server=${BENCH_CPU[0]##*=}

@@ -97,16 +97,6 @@ start_echo() {
   bench_wait_ready echo "$BENCH_PID"
 }
 
-# start_backend_without_worker: topics exist and Kafka and Redis are accounted for.
-start_backend_without_worker() {
-  local name pid _
-  "$EXE_THOUSANDX" topics >"$BENCH_TMP/topics.log" 2>&1 || bench_show_log topics "the topics could not be made"
-  BENCH_BACKEND=()
-  while read -r name pid _; do
-    BENCH_BACKEND+=("$name=$pid")
-  done <"$THOUSANDX_CACHE/stack/processes"
-}
-
 # pid_of NAME: of an accounted process.
 pid_of() {
   local entry

@@ -127,7 +127,7 @@ section_wrk() {
 
 section_refusals() {
   local round
-  start_backend_without_worker
+  bench_find_backend
   for ((round = 1; round <= PEER_ROUNDS; round++)); do
     # Nothing goes through Kafka here, so it need not be warm. There is no worker: the first request keeps the only permit until its deadline, and the others are refused.
     RATE_LIMIT_CAPACITY=1 KAFKA_GIFT_CODE_TIMEOUT=$HOLD_SECONDS start_server
@@ -166,7 +166,7 @@ section_waiting() {
   bench_start_server
   first_answer
   bench_stop_last && bench_stop_last
-  start_backend_without_worker
+  bench_find_backend
   for ((round = 1; round <= ROUNDS; round++)); do
     for waiting in "${WAITING[@]}"; do
       if $QUICK && ((waiting != 100 && waiting != 10000)); then continue; fi
@@ -352,7 +352,7 @@ counts_since() {
 
 section_profiles() {
   local round profile options steps=()
-  start_backend_without_worker
+  bench_find_backend
   for ((round = 1; round <= ROUNDS; round++)); do
     for profile in defaults "$REPO"/profiles/*.env; do
       options=()

@@ -125,11 +125,17 @@ bench_start_embedded() {
 # bench_start_backend [WORKER…]: topics and a worker (default: the sample worker), beside the Kafka and Redis of
 # scripts/stack.sh. Sets BENCH_BACKEND.
 bench_start_backend() {
-  local name pid _
   (($# > 0)) || set -- "$EXE_THOUSANDX" work
-  "$EXE_THOUSANDX" topics >"$BENCH_TMP/topics.log" 2>&1 || bench_show_log topics "the topics could not be made"
+  bench_find_backend
   bench_spawn worker "$@"
-  BENCH_BACKEND=("worker=$BENCH_PID")
+  BENCH_BACKEND=("worker=$BENCH_PID" "${BENCH_BACKEND[@]}")
+}
+
+# bench_find_backend: the same without a worker.
+bench_find_backend() {
+  local name pid _
+  "$EXE_THOUSANDX" topics >"$BENCH_TMP/topics.log" 2>&1 || bench_show_log topics "the topics could not be made"
+  BENCH_BACKEND=()
   while read -r name pid _; do
     BENCH_BACKEND+=("$name=$pid")
   done <"$THOUSANDX_CACHE/stack/processes"

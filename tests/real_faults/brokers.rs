@@ -42,8 +42,7 @@ fn stopped_in_order(staying: &Kafka, broker: &mut Kafka, stack: &Stack) {
     broker.restart();
     row.note("64 good answers in a row with it", many_served(stack));
     let report = load.stop();
-    let slowest = report.history.iter().map(|exchange| exchange.end.saturating_sub(exchange.start)).max();
-    row.healed("slowest answer of the load", slowest.unwrap_or_default());
+    row.healed("slowest answer of the load", report.slowest());
     row.history(&report, &[200]);
     stack.assert_healed(&mut row);
 }

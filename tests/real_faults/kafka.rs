@@ -117,8 +117,7 @@ fn k3_hung_under_load(kafka: &mut Kafka, stack: &mut Stack) {
     // The broker may have forgotten the worker meanwhile, and let it in only when its old session is over (6 s).
     row.healed("first 200 after SIGCONT", stack.until_served(back, KAFKA_BACK_WITHIN));
     let report = load.stop();
-    let slowest = report.history.iter().map(|exchange| exchange.end.saturating_sub(exchange.start)).max();
-    row.note("slowest answer of the load", slowest.unwrap_or_default());
+    row.note("slowest answer of the load", report.slowest());
     row.history(&report, &[200, 503, 504]);
     stack.assert_healed(&mut row);
 }

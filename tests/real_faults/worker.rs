@@ -38,8 +38,7 @@ fn w1_no_worker_then_one_that_is_killed() {
     let _second = Worker::start(kafka, &stack.tasks, &stack.results);
     row.healed("first 200 from a second worker", stack.until_served(back, KAFKA_BACK_WITHIN * 2));
     let report = load.stop();
-    let slowest = report.history.iter().map(|exchange| exchange.end.saturating_sub(exchange.start)).max();
-    row.note("slowest answer of the load", slowest.unwrap_or_default());
+    row.note("slowest answer of the load", report.slowest());
     row.history(&report, &[200, 504]);
     stack.assert_healed(&mut row);
 }

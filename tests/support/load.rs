@@ -195,6 +195,11 @@ impl Report {
         self.by_status.get(&status).copied().unwrap_or(0)
     }
 
+    /// The longest from sent to answered or given up, of those in the history.
+    pub fn slowest(&self) -> Duration {
+        self.history.iter().map(|exchange| exchange.end.saturating_sub(exchange.start)).max().unwrap_or_default()
+    }
+
     /// Fails the test unless every request got one answer that was its own.
     pub fn assert_sound(&self) {
         assert!(self.sent > 0, "nothing was sent: {self:?}");

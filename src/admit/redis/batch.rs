@@ -362,15 +362,19 @@ impl Batcher {
 
     /// Ids that are to be given back, or being so.
     fn releasing(&self) -> usize {
-        self.releases.len() + self.retried.len() + self.in_flight.releases
+        self.queued_releases() + self.in_flight.releases
     }
 
     fn has_releases(&self) -> bool {
-        !self.releases.is_empty() || !self.retried.is_empty()
+        self.queued_releases() > 0
+    }
+
+    fn queued_releases(&self) -> usize {
+        self.releases.len() + self.retried.len()
     }
 
     fn has_room_for_release(&self) -> bool {
-        let room = self.releases.len() + self.retried.len() < DEFERRED_RELEASES_MAX;
+        let room = self.queued_releases() < DEFERRED_RELEASES_MAX;
         if !room {
             self.metrics.release_left.inc();
         }

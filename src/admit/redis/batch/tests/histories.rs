@@ -14,7 +14,7 @@ enum Step {
         fails: bool,
     },
     Reconnect,
-    /// So that a full set is asked again, or not.
+    /// Until a full set is asked again, or until nobody is believed to compete any more.
     Wait {
         recheck: bool,
     },
