@@ -5,19 +5,21 @@
 #   scripts/overload.sh                  with 100 permits and tasks of 200 ms: the permits are the limit
 #   scripts/overload.sh --capacity N     with so many permits
 #   scripts/overload.sh --task-ms N      tasks of so long; 0 is the sample worker, and then the cores are the limit
+#   scripts/overload.sh --connections N  those of the open loop, at least (default 1000)
 #   scripts/overload.sh --seconds N      each overload so long (default 60)
 #   scripts/overload.sh … --out FILE     where the JSON goes (default: overload.json in a temporary directory)
 #
 # Sustainable is what as many clients as permits get, measured first, after a warm-up. Promised, and the exit code is 1
 # if not: right answers at 90 % of that or more, no wrong, lost or late answer, bounded memory, latency back within 1 s
-# after the end. Printed too: the server's CPU time per request, and how evenly the answers are spread over the
-# connections. When the load generator was the limit, it says so. The figures are in scripts/lib/overload.py.
+# after the end, and a load generator that is not the limit itself. Printed too: the server's CPU time per request, and
+# how evenly the answers are spread over the connections. The figures are in scripts/lib/overload.py. Settings of the
+# server can be given in the environment, e.g. REFUSALS_PER_SECOND=0, with which no refusal waits.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/bench.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
 
-CAPACITY=100 TASK_MS=200 SECONDS_EACH=60 OUT=''
+CAPACITY=100 TASK_MS=200 SECONDS_EACH=60 CONNECTIONS=1000 OUT=''
 
 main() {
   parse "$@"
@@ -33,7 +35,7 @@ main() {
   bench_first_answer
   local code=0
   python3 "$REPO/scripts/lib/overload.py" --load "$EXE_LOAD" --url "$BENCH_URL" --pid "${BENCH_CPU[0]##*=}" \
-    --capacity "$CAPACITY" --task-ms "$TASK_MS" --seconds "$SECONDS_EACH" --out "$OUT" || code=$?
+    --capacity "$CAPACITY" --task-ms "$TASK_MS" --seconds "$SECONDS_EACH" --connections "$CONNECTIONS" --out "$OUT" || code=$?
   [[ -n $(process_stamp "${BENCH_BACKEND[0]##*=}") ]] || bench_show_log worker "the worker ended"
   [[ -s $OUT ]] || die "no result"
   local facts
@@ -49,15 +51,18 @@ parse() {
     case $1 in
       --capacity) CAPACITY=${2?"--capacity needs a number"} && shift ;;
       --task-ms) TASK_MS=${2?"--task-ms needs a number"} && shift ;;
+      --connections) CONNECTIONS=${2?"--connections needs a number"} && shift ;;
       --seconds) SECONDS_EACH=${2?"--seconds needs a number"} && shift ;;
       --out) OUT=${2?"--out needs a file"} && shift ;;
       *) usage ;;
     esac
     shift
   done
-  if ! [[ $CAPACITY =~ ^[1-9][0-9]{0,3}$ && $SECONDS_EACH =~ ^[1-9][0-9]{0,2}$ && $TASK_MS =~ ^(0|[1-9][0-9]{0,3})$ ]]; then
-    die "--capacity takes 1 to 9999, --seconds 1 to 999, --task-ms 0 to 9999"
-  fi
+  local name
+  for name in CAPACITY CONNECTIONS SECONDS_EACH; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] || die "--capacity, --connections and --seconds take 1 to 99999"
+  done
+  [[ $TASK_MS =~ ^(0|[1-9][0-9]{0,3})$ ]] || die "--task-ms takes 0 to 9999"
 }
 
 main "$@"

@@ -61,7 +61,7 @@ picture() {
   case $STACK in
     kafka) bench_start_server ;;
     # As refusals at the capacity, but without a client that keeps the permit.
-    refusals) RATE_LIMIT_RPS=1 bench_start_server ;;
+    refusals) RATE_LIMIT_RPS=1 REFUSALS_PER_SECOND=0 bench_start_server ;;
     embedded) bench_start_embedded ;;
     bare-hyper) start_echo ;;
   esac

@@ -109,6 +109,7 @@ fn defaults_are_those_of_the_table_and_fit_together() {
     assert_eq!(config.limiter.redis_url.expose(), "redis://redis");
     assert_eq!(config.limiter.lease, Duration::from_secs(15), "the reply deadline and the margin");
     assert_eq!(config.limiter.rate_per_s, None, "0 is no cap");
+    assert_eq!(config.http.refusals_per_s, Some(4_000));
     assert_eq!(config.kafka.routing, ReplyRouting::Shared);
     assert_eq!(config.kafka.queue_messages_max, config.http.waiting_max);
     assert_eq!(config.kafka.body_bytes_max, config.http.body_bytes_max);
@@ -122,6 +123,7 @@ fn values_become_what_the_parts_need() {
         ("ADMIN_ADDR", "[::1]:9000"),
         ("TASK_CONTENT_TYPES", "Application/XML, text/plain"),
         ("RATE_LIMIT_RPS", "7"),
+        ("REFUSALS_PER_SECOND", "0"),
         ("REPLY_ROUTING", "partition"),
         ("REPLY_PARTITIONS", "4-5,0"),
         ("KAFKA_CONFIG", "client.id=a=b; sasl.username=u"),
@@ -129,7 +131,7 @@ fn values_become_what_the_parts_need() {
     assert_eq!(config.http.reply_timeout, Duration::from_millis(3500));
     assert_eq!((config.http.shards, config.http.admin), (3, Some("[::1]:9000".parse().unwrap())));
     assert_eq!(config.http.opaque_types, ["application/xml", "text/plain"]);
-    assert_eq!(config.limiter.rate_per_s, Some(7));
+    assert_eq!((config.limiter.rate_per_s, config.http.refusals_per_s), (Some(7), None));
     assert_eq!(config.kafka.routing, ReplyRouting::Partitions(vec![0, 4, 5]));
     let extra: Vec<_> = config.kafka.extra.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
     assert_eq!(extra, [("client.id", "a=b"), ("sasl.username", "u")]);

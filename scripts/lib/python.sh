@@ -15,7 +15,7 @@ python_venv() {
   [[ -f $requirements ]] || die "no such file: $requirements"
   key=$({ python3 --version && cat "$requirements"; } | sha256sum | cut -c 1-16)
   venv="$THOUSANDX_CACHE/venv-$key"
-  with_lock venv python_fill "$venv" "$requirements" "$@"
+  with_lock venv python_fill "$venv" "$requirements" "$@" || return
   echo "$venv/bin/python"
 }
 

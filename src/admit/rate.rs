@@ -27,13 +27,30 @@ impl Rate {
     /// Takes a token if there is one. `since_start` is the time since a fixed moment before the first call.
     #[must_use]
     pub fn take(&self, since_start: Duration) -> bool {
-        let now_ns = u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX / 2);
+        let now_ns = nanos(since_start);
         let taken = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
             let next = full_at.max(now_ns) + self.interval_ns;
             (next <= now_ns + SECOND_NS).then_some(next)
         });
         taken.is_ok()
     }
+
+    /// The wait for the next turn: none for the first `burst` after a pause, then one turn after the other at the rate.
+    /// Whose turn would come later than in `most` waits that long and takes none: the wait is bounded, not the rate.
+    #[must_use]
+    pub fn wait(&self, since_start: Duration, burst: Duration, most: Duration) -> Duration {
+        let (now_ns, burst_ns) = (nanos(since_start), nanos(burst));
+        let next = |full_at: u64| full_at.max(now_ns) + self.interval_ns;
+        let wait = |full_at: u64| Duration::from_nanos(next(full_at).saturating_sub(now_ns + burst_ns));
+        let taken = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            (wait(full_at) <= most).then(|| next(full_at))
+        });
+        taken.map_or(most, wait)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
 #[cfg(test)]
@@ -65,5 +82,15 @@ mod tests {
         let rate = Rate::new(7);
         let total: usize = (0..10_000).map(|ms| taken(&rate, Duration::from_millis(ms), 3)).sum();
         assert!((7 * 10..=7 * 11).contains(&total), "{total} in ten seconds");
+    }
+
+    #[test]
+    fn turns_come_at_once_then_at_the_rate_and_never_later_than_the_most() {
+        let rate = Rate::new(1_000);
+        let wait = |at_ms| rate.wait(Duration::from_millis(at_ms), Duration::from_millis(5), Duration::from_millis(3));
+        let waits = |at_ms, count| (0..count).map(|_| wait(at_ms).as_millis()).collect::<Vec<_>>();
+        assert_eq!(waits(0, 11), [0, 0, 0, 0, 0, 1, 2, 3, 3, 3, 3], "five at once, three in turn, the rest after the most");
+        assert_eq!(waits(1, 2), [3, 3], "who waited for the most took no turn");
+        assert_eq!(waits(10_000, 6), [0, 0, 0, 0, 0, 1], "a pause saves one burst");
     }
 }

@@ -14,6 +14,7 @@ use crate::config::{Config, LimiterKind};
 use crate::correlate::{ShardAddress, mailbox};
 use crate::error::StartError;
 use crate::http::budget::ByteBudget;
+use crate::http::pacing::RefusalPace;
 use crate::kafka::{self, KafkaHandle};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::net::accept::ConnectionCap;
@@ -73,6 +74,7 @@ impl Service {
             (limiter.kind == LimiterKind::Local).then(|| LocalLimiter::new(limiter.capacity, limiter.rate_per_s));
         let stop = Stop::default();
         let arriving = Arc::new(ByteBudget::new(config.http.buffered_bytes_max));
+        let refusals = Arc::new(RefusalPace::new(config.http.refusals_per_s));
         let mut ends = Vec::new();
         for (index, (listener, mailbox)) in (0..shards).zip(listeners.into_iter().zip(mailboxes)) {
             let parts = ShardParts {
@@ -89,6 +91,7 @@ impl Service {
                 registry: Arc::clone(&registry),
                 cap: cap.clone(),
                 arriving: Arc::clone(&arriving),
+                refusals: Arc::clone(&refusals),
                 stop: stop.clone(),
             };
             ends.push(start_shard(index, parts)?);

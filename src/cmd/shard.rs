@@ -17,6 +17,7 @@ use crate::correlate::{ShardAddress, Table, mailbox};
 use crate::error::StartError;
 use crate::http::budget::ByteBudget;
 use crate::http::metrics::HttpMetrics;
+use crate::http::pacing::RefusalPace;
 use crate::http::{self, Door, Gateway};
 use crate::kafka::submit::Submitter;
 use crate::kafka::wire::{Completion, Outcome};
@@ -57,6 +58,7 @@ pub(super) struct ShardParts {
     pub(super) registry: Arc<Registry>,
     pub(super) cap: ConnectionCap,
     pub(super) arriving: Arc<ByteBudget>,
+    pub(super) refusals: Arc<RefusalPace>,
     pub(super) stop: Stop,
 }
 
@@ -102,6 +104,7 @@ pub(super) fn build(parts: ShardParts) -> Result<Shard, StartError> {
         clock: Rc::default(),
         random: http::random(),
         arriving: parts.arriving,
+        refusals: parts.refusals,
     };
     let admin = parts
         .admin
@@ -172,14 +175,20 @@ async fn deliver(mut mailbox: mailbox::Receiver<Completion>, gateway: Rc<Gateway
     }
 }
 
-/// One tick for all deadlines of the shard instead of one timer per request.
+/// One tick for all deadlines of the shard instead of one timer per request, and for what else needs no exact time.
 async fn keep_deadlines(gateway: Rc<Gateway>) {
     let mut interval = tokio::time::interval(DEADLINE_TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut answers = 0;
     loop {
         interval.tick().await;
+        let now = Instant::now();
         gateway.clock.renew();
-        gateway.table.expire(Instant::now());
+        gateway.table.expire(now);
+        let before = std::mem::replace(&mut answers, gateway.metrics.answers());
+        if answers != before {
+            gateway.refusals.answered(now);
+        }
     }
 }
 

@@ -55,6 +55,7 @@ fn http(read: &mut Reader) -> HttpSettings {
         uri_bytes_max: read.integer("MAX_URI_BYTES"),
         json_depth_max: read.integer("MAX_JSON_DEPTH"),
         opaque_types: read.parsed("TASK_CONTENT_TYPES", |_, text| kind::media_types(text)).unwrap_or_default(),
+        refusals_per_s: Some(read.integer("REFUSALS_PER_SECOND")).filter(|rate| *rate > 0),
         header_timeout: read.ms("HEADER_TIMEOUT_MS"),
         body_timeout: read.ms("BODY_TIMEOUT_MS"),
         write_timeout: read.ms("WRITE_TIMEOUT_MS"),

@@ -16,6 +16,7 @@ pub struct HttpMetrics {
     answers: [Counter; CLASSES.len()],
     /// Refusals by code, in the order of [`HttpMetrics::codes`].
     rejected: Vec<(&'static str, Counter)>,
+    held: Counter,
     duration: Histogram,
     in_flight: Gauge,
     client_gone: Counter,
@@ -32,6 +33,7 @@ impl Default for HttpMetrics {
         Self {
             answers: Default::default(),
             rejected: codes.into_iter().map(|code| (code, Counter::default())).collect(),
+            held: Counter::default(),
             duration: Histogram::default(),
             in_flight: Gauge::default(),
             client_gone: Counter::default(),
@@ -50,6 +52,16 @@ impl HttpMetrics {
         if let Some((_, counter)) = self.rejected.iter().find(|(known, _)| *known == code) {
             counter.inc();
         }
+    }
+
+    /// Counts a 429 that has to wait for its turn.
+    pub fn held(&self) {
+        self.held.inc();
+    }
+
+    /// Workers' answers so far.
+    pub fn answers(&self) -> u64 {
+        self.answers.iter().map(Counter::get).sum()
     }
 
     /// Counts a worker's answer.
@@ -116,6 +128,8 @@ impl Collect for HttpMetrics {
             let help = "Requests refused or failed, by problem code.";
             samples.counter("thousandx_rejected", help, &[("code", code)], counter.get());
         }
+        let help = "Refusals with 429 that waited for their turn (REFUSALS_PER_SECOND).";
+        samples.counter("thousandx_refusals_held", help, &[], self.held.get());
         for (result, counter) in [
             ("delivered", &self.delivered),
             ("duplicate", &self.duplicate),

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod body;
 pub mod budget;
 pub mod metrics;
+pub mod pacing;
 pub mod queue;
 pub mod respond;
 pub mod route;
@@ -14,6 +15,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -29,11 +31,12 @@ use crate::correlate::Table;
 use crate::error::Reject;
 use crate::kafka::submit::Submitter;
 use crate::kafka::wire::Outcome;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::observe::clock::Clock;
 use crate::observe::metrics::Registry;
 use budget::ByteBudget;
 use metrics::HttpMetrics;
+use pacing::RefusalPace;
 use respond::RequestId;
 use route::Route;
 
@@ -83,6 +86,8 @@ pub struct Gateway {
     pub random: RefCell<StdRng>,
     /// Memory of bodies that are still arriving, of the whole process.
     pub arriving: Arc<ByteBudget>,
+    /// When a 429 may leave, of the whole process.
+    pub refusals: Arc<RefusalPace>,
 }
 
 impl Gateway {
@@ -94,7 +99,10 @@ impl Gateway {
         let leaves_body = !matches!(route, Ok(Route::Queue)) && !request.body().is_end_stream();
         let mut response = match unpanicked(pin!(self.dispatch(route, request, &request_id))).await {
             Ok(response) => response,
-            Err(reject) => self.refuse(&reject, &request_id),
+            Err(reject) => {
+                self.hold(&reject).await;
+                self.refuse(&reject, &request_id)
+            }
         };
         if leaves_body {
             // Nobody reads it, so the next request could not be found behind it.
@@ -118,7 +126,22 @@ impl Gateway {
             clock: Rc::clone(&self.clock),
             random: random(),
             arriving: Arc::clone(&self.arriving),
+            refusals: Arc::clone(&self.refusals),
         })
+    }
+
+    /// Lets a 429 wait for its turn ([`RefusalPace`]). The request holds nothing any more, and a drain is not kept waiting.
+    async fn hold(&self, reject: &Reject) {
+        let is_over_a_limit = matches!(reject, Reject::CapacityReached | Reject::RateExceeded);
+        if !is_over_a_limit || self.life.phase() >= Phase::Draining {
+            return;
+        }
+        let wait = self.refusals.wait(Instant::now());
+        if !wait.is_zero() {
+            self.metrics.held();
+            // Boxed: a timer in each connection's future would be paid for by those that are answered.
+            Box::pin(tokio::time::sleep(wait)).await;
+        }
     }
 
     fn refuse(&self, reject: &Reject, request_id: &RequestId) -> Response<Full<Bytes>> {

@@ -2,10 +2,11 @@
 //! given back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::SOON;
 use crate::support::checker::Behaviour;
+use crate::support::http::{Raw, post_queue};
 use crate::support::load::Load;
 use crate::support::server::Server;
 use crate::support::stack::Stack;
@@ -59,6 +60,37 @@ fn the_capacity_holds_over_two_processes() {
     assert!(counts.in_flight_max <= CAPACITY, "more tasks at the worker than permits: {counts:?}");
     assert!(counts.in_flight_max >= CAPACITY / 2, "the capacity is used: {counts:?}");
     assert_idle(&stack, &servers);
+}
+
+#[test]
+fn refusals_wait_for_their_turn_while_others_are_answered() {
+    const COUNT: u32 = 6;
+    let stack = Stack::new();
+    let _checker = stack.checker(|task| match task.body.as_slice() {
+        br#"{"held":true}"# => Behaviour::Never,
+        _ => Behaviour::Answer(Duration::ZERO),
+    });
+    let server = stack.serve().set("RATE_LIMIT_CAPACITY", "1").set("REFUSALS_PER_SECOND", "10").start();
+    // An answer counts for a second only, in which a busy machine may not get to the refusals: then it is done again.
+    let held = wait_until(3 * SOON, || {
+        let first = server.post("{}", SOON).expect("an answer");
+        let mut holder = Raw::connect(server.address());
+        holder.send(&post_queue(r#"{"held":true}"#));
+        stack.wait_permits(1, SOON);
+        let (begin, mut client) = (Instant::now(), Raw::connect(server.address()));
+        for _ in 0..COUNT {
+            client.send(&post_queue("{}"));
+            assert_eq!(client.response(SOON).expect("a refusal").code().as_deref(), Some("capacity_reached"));
+        }
+        let took = begin.elapsed();
+        drop(holder);
+        stack.wait_permits(0, SOON);
+        // One leaves at once, and before the server has noticed the answer, another one may.
+        (first.status == 200 && took >= Duration::from_millis(100) * (COUNT - 2)).then_some(())
+    });
+    assert!(held.is_some(), "refusals came at once; {}", server.log());
+    assert!(server.metric("thousandx_refusals_held_total") >= f64::from(COUNT - 2));
+    assert_idle(&stack, &[server]);
 }
 
 #[test]
