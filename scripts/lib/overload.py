@@ -155,7 +155,7 @@ def overload(args: argparse.Namespace, peak: dict, normal_ms: float, *more: str)
     refused = report["busy_429"] + report["other"].get("503", 0)
     cpu = report["cpu"]["server"] or {"user_us": 0, "system_us": 0, "us_per_request": None}
     return {
-        "connections": report["connections"], "due_per_s": report["rate"],
+        "connections": report["connections"], "due_per_s": report.get("rate"),
         "sent_per_s": round(report["requests"] / args.seconds), "unsent": report["unsent"],
         "goodput_per_s": report["rps"],
         "goodput_share": round(report["rps"] / peak["goodput_per_s"], 3) if peak["goodput_per_s"] else 0,
