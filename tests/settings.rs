@@ -109,7 +109,7 @@ fn defaults_are_those_of_the_table_and_fit_together() {
     assert_eq!(config.limiter.redis_url.expose(), "redis://redis");
     assert_eq!(config.limiter.lease, Duration::from_secs(15), "the reply deadline and the margin");
     assert_eq!(config.limiter.rate_per_s, None, "0 is no cap");
-    assert_eq!(config.http.refusals_per_s, Some(4_000));
+    assert_eq!(config.http.refusals_per_s, Some(500 * u32::from(config.http.shards)));
     assert_eq!(config.kafka.routing, ReplyRouting::Shared);
     assert_eq!(config.kafka.queue_messages_max, config.http.waiting_max);
     assert_eq!(config.kafka.body_bytes_max, config.http.body_bytes_max);

@@ -89,7 +89,11 @@ mod tests {
         let rate = Rate::new(1_000);
         let wait = |at_ms| rate.wait(Duration::from_millis(at_ms), Duration::from_millis(5), Duration::from_millis(3));
         let waits = |at_ms, count| (0..count).map(|_| wait(at_ms).as_millis()).collect::<Vec<_>>();
-        assert_eq!(waits(0, 11), [0, 0, 0, 0, 0, 1, 2, 3, 3, 3, 3], "five at once, three in turn, the rest after the most");
+        assert_eq!(
+            waits(0, 11),
+            [0, 0, 0, 0, 0, 1, 2, 3, 3, 3, 3],
+            "five at once, three in turn, the rest after the most"
+        );
         assert_eq!(waits(1, 2), [3, 3], "who waited for the most took no turn");
         assert_eq!(waits(10_000, 6), [0, 0, 0, 0, 0, 1], "a pause saves one burst");
     }

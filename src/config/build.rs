@@ -37,14 +37,15 @@ pub fn load(command: Command, layers: &Layers<'_>) -> Loaded {
 }
 
 fn http(read: &mut Reader) -> HttpSettings {
+    let shards = match read.integer("WORKERS") {
+        0 => cores(),
+        shards => shards,
+    };
     let host = read.parsed("HOST", |_, text| kind::host(text)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     HttpSettings {
         listen: SocketAddr::new(host, read.integer("PORT")),
         admin: read.parsed("ADMIN_ADDR", |_, text| kind::address(text)),
-        shards: match read.integer("WORKERS") {
-            0 => cores(),
-            shards => shards,
-        },
+        shards,
         connections_max: read.integer("MAX_CONNECTIONS"),
         waiting_max: read.integer("MAX_QUEUE_SIZE"),
         reply_timeout: Duration::from_secs_f64(read.decimal("KAFKA_GIFT_CODE_TIMEOUT")),
@@ -55,7 +56,7 @@ fn http(read: &mut Reader) -> HttpSettings {
         uri_bytes_max: read.integer("MAX_URI_BYTES"),
         json_depth_max: read.integer("MAX_JSON_DEPTH"),
         opaque_types: read.parsed("TASK_CONTENT_TYPES", |_, text| kind::media_types(text)).unwrap_or_default(),
-        refusals_per_s: Some(read.integer("REFUSALS_PER_SECOND")).filter(|rate| *rate > 0),
+        refusals_per_s: Some(read.integer::<u32>("REFUSALS_PER_SECOND") * u32::from(shards)).filter(|rate| *rate > 0),
         header_timeout: read.ms("HEADER_TIMEOUT_MS"),
         body_timeout: read.ms("BODY_TIMEOUT_MS"),
         write_timeout: read.ms("WRITE_TIMEOUT_MS"),

@@ -64,7 +64,8 @@ pub struct HttpSettings {
     pub json_depth_max: usize,
     /// `TASK_CONTENT_TYPES`: media types other than JSON that pass as opaque bytes, lower case.
     pub opaque_types: Vec<String>,
-    /// `REFUSALS_PER_SECOND`: 429s that leave at once while requests are answered; `None` (0 in the environment): all.
+    /// `REFUSALS_PER_SECOND` of all shards together: 429s that leave at once while requests are answered; `None` (0 in
+    /// the environment): all.
     pub refusals_per_s: Option<u32>,
     /// `HEADER_TIMEOUT_MS`: from the first byte of a request (or the accept) to the end of its head.
     pub header_timeout: Duration,

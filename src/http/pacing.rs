@@ -30,7 +30,7 @@ pub struct RefusalPace {
 }
 
 impl RefusalPace {
-    /// At most `per_s` a second (`REFUSALS_PER_SECOND`) while requests are answered; `None`: none ever waits.
+    /// At most `per_s` a second (`REFUSALS_PER_SECOND` for each shard) while requests are answered; `None`: none ever waits.
     #[must_use]
     pub fn new(per_s: Option<u32>) -> Self {
         Self { rate: per_s.map(Rate::new), started: Instant::now(), answered_ms: AtomicU64::new(NEVER) }

@@ -70,7 +70,8 @@ fn refusals_wait_for_their_turn_while_others_are_answered() {
         br#"{"held":true}"# => Behaviour::Never,
         _ => Behaviour::Answer(Duration::ZERO),
     });
-    let server = stack.serve().set("RATE_LIMIT_CAPACITY", "1").set("REFUSALS_PER_SECOND", "10").start();
+    let server =
+        stack.serve().set("RATE_LIMIT_CAPACITY", "1").set("WORKERS", "1").set("REFUSALS_PER_SECOND", "10").start();
     // An answer counts for a second only, in which a busy machine may not get to the refusals: then it is done again.
     let held = wait_until(3 * SOON, || {
         let first = server.post("{}", SOON).expect("an answer");

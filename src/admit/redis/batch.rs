@@ -10,6 +10,8 @@
 //! A future that is dropped leaves `Abandoned` behind in the first two states: whoever meets it next forgets it, or
 //! gives back what was granted.
 
+mod gate;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use self::gate::{Contention, Gate};
 use super::super::Refused;
 use super::call::{Batch, PermitId, Reply, Why};
 use super::fault::FaultKind;
@@ -28,13 +31,6 @@ pub(super) const BATCH_MAX: usize = 1_000;
 pub(super) const WAITING_MAX: usize = 65_536;
 /// Most releases that wait for a call, in all likelihood because Redis is away; beyond it they are left to their lease.
 pub(super) const DEFERRED_RELEASES_MAX: usize = 65_536;
-/// How long a full set is believed to be full. A permit that another shard gives back is idle for so long at most; one
-/// that this shard gives back can be asked for at once, see [`Batcher::makes_room`].
-pub(super) const FULL_RECHECK: Duration = Duration::from_millis(3);
-/// For so long after Redis has refused somebody for want of permits, more clients are believed to ask than there are
-/// permits. Several rechecks, so that it stays so while the overload lasts.
-pub(super) const CONTENDED: Duration = Duration::from_millis(30);
-
 /// The ids of one shard: waiting, held, to be released.
 pub(super) struct Batcher {
     entries: Slab<Entry>,
@@ -46,8 +42,7 @@ pub(super) struct Batcher {
     /// While held ids are renewed: the first entry that has not been looked at.
     renewing: Option<usize>,
     gate: Gate,
-    /// Until then, see [`CONTENDED`].
-    contended_until: Option<Instant>,
+    contention: Contention,
     /// Ids in the call under way, which are in Redis or not, nobody knows.
     in_flight: InFlight,
     /// To be woken once the state is no longer borrowed: dropping a waker may drop a future, which comes back here.
@@ -80,19 +75,6 @@ enum State {
     Abandoned,
 }
 
-/// Whether an acquire is worth a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    /// No working connection.
-    Down,
-    Open,
-    /// The last reply refused, or filled the set: believed until then.
-    Shut {
-        until: Instant,
-        why: Refused,
-    },
-}
-
 impl Batcher {
     pub(super) fn new(capacity: u32, patience: Duration, metrics: Arc<RedisMetrics>) -> Self {
         Self {
@@ -102,7 +84,7 @@ impl Batcher {
             retried: VecDeque::new(),
             renewing: None,
             gate: Gate::Down,
-            contended_until: None,
+            contention: Contention::default(),
             in_flight: InFlight::default(),
             wakers: Vec::new(),
             capacity: u64::from(capacity),
@@ -164,6 +146,7 @@ impl Batcher {
         let entry = self.entries.remove(key);
         debug_assert_eq!(entry.state, State::Held, "only what is held can be released");
         self.metrics.held.add(-1);
+        self.contention.released();
         self.queue_release(entry.id);
     }
 
@@ -222,12 +205,14 @@ impl Batcher {
         self.build_renewals(&mut batch.renewals);
         self.build_acquires(batch, now);
         self.in_flight = InFlight { releases: batch.releases.len(), acquires: batch.acquires.len() };
+        self.contention.sent();
         self.metrics.batched.add((batch.releases.len() + batch.acquires.len() + batch.renewals.len()) as u64);
     }
 
     /// Takes the reply to `batch`.
     pub(super) fn settle(&mut self, batch: &Batch, reply: &Reply, now: Instant) {
         self.in_flight = InFlight::default();
+        self.contention.settled();
         self.metrics.set_size.set(i64::try_from(reply.size).unwrap_or(i64::MAX));
         self.metrics.released.add(reply.released as u64);
         self.metrics.reinserted.add(reply.reinserted as u64);
@@ -236,7 +221,7 @@ impl Batcher {
             self.metrics.permit_missing.add(batch.releases.len().saturating_sub(reply.released) as u64);
         }
         if reply.why == Why::Full {
-            self.contended_until = Some(now + CONTENDED);
+            self.contention.noticed(now);
         }
         if reply.why == Why::OutOfMemory {
             self.metrics.error(FaultKind::Oom);
@@ -249,13 +234,14 @@ impl Batcher {
             }
         }
         if self.gate != Gate::Down {
-            self.gate = self.gate_after(reply, now);
+            self.gate = Gate::after(reply, self.capacity, now);
         }
     }
 
     /// The call with `batch` failed: whether Redis did it, does it later, or never will is unknown.
     pub(super) fn fail(&mut self, batch: &Batch) {
         self.in_flight = InFlight::default();
+        self.contention.settled();
         self.metrics.release_deferred.add(batch.releases.len() as u64);
         self.metrics.compensations.add(batch.acquires.len() as u64);
         for &id in batch.releases.iter().chain(&batch.acquires) {
@@ -310,15 +296,6 @@ impl Batcher {
         }
     }
 
-    fn gate_after(&self, reply: &Reply, now: Instant) -> Gate {
-        let why = match reply.why {
-            Why::Rate | Why::OutOfMemory => reply.why.refusal(),
-            _ if reply.size >= self.capacity => Refused::CapacityReached,
-            _ => return Gate::Open,
-        };
-        Gate::Shut { until: now + FULL_RECHECK, why }
-    }
-
     fn grant(&mut self, key: usize) {
         let entry = &mut self.entries[key];
         if entry.state == State::Abandoned {
@@ -351,13 +328,13 @@ impl Batcher {
     /// Whether this shard gives back more than it asks for: then a full set will not be full. A client whose answer is
     /// out can ask again before Redis knows that it had its answer. Redis decides all the same.
     ///
-    /// Not while more clients ask than there are permits: a shard that always asks in the call in which it gives back
+    /// Not always while more clients ask than there are permits: a shard that asks in each call in which it gives back
     /// would leave nothing to the others.
     fn makes_room(&self, why: Refused, now: Instant) -> bool {
-        let is_contended = self.contended_until.is_some_and(|until| now < until);
         // Acquires whose client has left count too, which errs to the safe side.
         let acquiring = self.waiting.len() + self.in_flight.acquires;
-        why == Refused::CapacityReached && !is_contended && self.releasing() > acquiring
+        let taken = acquiring + self.contention.left_to_others(now);
+        why == Refused::CapacityReached && self.releasing() > taken
     }
 
     /// Ids that are to be given back, or being so.

@@ -27,9 +27,9 @@ pub(super) static LIMITER: Part = Part {
             .default("0")
             .unit("requests per second")
             .help("A cap on the rate on top, cluster-wide; more get 429. 0 is no cap."),
-        setting("REFUSALS_PER_SECOND", SERVER, integer(0, 100_000_000))
-            .default("4000")
-            .unit("refusals per second, of this process")
+        setting("REFUSALS_PER_SECOND", SERVER, integer(0, 1_000_000))
+            .default("500")
+            .unit("refusals per second and shard")
             .help("429s that leave at once while requests are answered; more wait for their turn, half a second at most, so \
                  that clients which ask again at once do not take the CPU from the others. 0: none waits."),
         setting("REDIS_TIMEOUT_MS", SERVER, integer(1, 10_000))

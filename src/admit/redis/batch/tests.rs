@@ -1,5 +1,6 @@
 //! The state machine driven by hand: a fake Redis is a reply written down here, time is a number added to a start.
 
+use super::gate::{CONTENDED, FULL_RECHECK, LEFT_TO_OTHERS};
 use super::*;
 
 mod histories;
@@ -137,23 +138,39 @@ fn what_is_given_back_makes_no_room_where_that_is_not_what_is_missing() {
 }
 
 #[test]
-fn with_more_clients_than_permits_what_is_given_back_is_for_all_shards() {
+fn with_more_clients_than_permits_some_of_what_is_given_back_is_for_other_shards() {
     let mut bench = Bench::new();
-    let keys: Vec<_> = (0..3).map(|n| bench.enqueue(n).unwrap()).collect();
+    let mut keys: Vec<_> = (0..3).map(|n| bench.enqueue(n).unwrap()).collect();
     bench.build();
     bench.settle(Reply { why: Why::Full, ..granted(2, 2) });
+    keys.pop().expect("the one that was refused");
+    for n in 1..LEFT_TO_OTHERS {
+        bench.batcher.release(keys.remove(0));
+        keys.push(bench.enqueue(2 + n).expect("its own"));
+        assert_eq!(bench.enqueue(100), Err(Refused::CapacityReached));
+        bench.build();
+        bench.settle(granted(1, 2));
+    }
     bench.batcher.release(keys[0]);
-    assert_eq!(bench.enqueue(3), Err(Refused::CapacityReached));
+    assert_eq!(bench.enqueue(100), Err(Refused::CapacityReached), "left to others");
     bench.build();
+    assert_eq!(bench.enqueue(100), Err(Refused::CapacityReached), "also while its release is under way");
     bench.settle(granted(0, 1));
-    assert!(bench.enqueue(4).is_ok(), "once Redis has it, it is anybody's");
-    bench.build();
-    bench.settle(granted(1, 2));
+    assert!(bench.enqueue(101).is_ok(), "once Redis has it, it is anybody's");
+}
 
-    bench.now += CONTENDED;
-    bench.settle(granted(0, 2));
-    bench.batcher.release(keys[1]);
-    assert!(bench.enqueue(5).is_ok(), "nobody was refused for a while");
+#[test]
+fn with_as_many_clients_as_permits_nothing_is_left_to_others() {
+    let mut bench = Bench::new();
+    let mut keys: Vec<_> = (0..2).map(|n| bench.enqueue(n).unwrap()).collect();
+    bench.build();
+    bench.settle(granted(2, 2));
+    for n in 0..2 * LEFT_TO_OTHERS {
+        bench.batcher.release(keys.remove(0));
+        keys.push(bench.enqueue(2 + n).expect("its own"));
+        bench.build();
+        bench.settle(granted(1, 2));
+    }
 }
 
 #[test]
