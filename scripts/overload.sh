@@ -9,7 +9,7 @@
 #   scripts/overload.sh --seconds N      each overload so long (default 60)
 #   scripts/overload.sh … --out FILE     where the JSON goes (default: overload.json in a temporary directory)
 #
-# Sustainable is what as many clients as permits get, measured first, after a warm-up. Promised, and the exit code is 1
+# Sustainable is what as many clients as permits get, measured before and after each, after a warm-up. Promised, and the exit code is 1
 # if not: right answers at 90 % of that or more, no wrong, lost or late answer, bounded memory, latency back within 1 s
 # after the end, and a load generator that is not the limit itself. Printed too: the server's CPU time per request, and
 # how evenly the answers are spread over the connections. The figures are in scripts/lib/overload.py. Settings of the
