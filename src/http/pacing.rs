@@ -15,6 +15,8 @@ const BURST: Duration = Duration::from_millis(100);
 /// The longest that a refusal waits; bounds how many connections can be waiting, and what a client with a short time
 /// limit of its own sees.
 pub const HELD_MAX: Duration = Duration::from_millis(500);
+/// Refusals that wait leave together so often: one by one, each would wake this process and its client for itself.
+const TICK: Duration = Duration::from_millis(20);
 /// Requests count as answered while the last answer is no older. Covers the pauses of slow tasks.
 const ANSWERING: Duration = Duration::from_secs(1);
 /// No answer so far.
@@ -45,7 +47,10 @@ impl RefusalPace {
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         match &self.rate {
-            Some(rate) if self.is_answering(now) => rate.wait(now - self.started, BURST, HELD_MAX),
+            Some(rate) if self.is_answering(now) => {
+                let since_start = now - self.started;
+                to_the_tick(since_start, rate.wait(since_start, BURST, HELD_MAX - TICK))
+            }
             _ => Duration::ZERO,
         }
     }
@@ -58,6 +63,16 @@ impl RefusalPace {
     fn ms(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(NEVER - 1)
     }
+}
+
+/// `wait`, and on to the next [`TICK`]; none stays none.
+fn to_the_tick(since_start: Duration, wait: Duration) -> Duration {
+    if wait.is_zero() {
+        return wait;
+    }
+    let end = since_start + wait;
+    let ticks = end.as_nanos().div_ceil(TICK.as_nanos());
+    TICK * u32::try_from(ticks).unwrap_or(u32::MAX) - since_start
 }
 
 #[cfg(test)]
@@ -87,7 +102,20 @@ mod tests {
         let waits = waits(&pace, pace.started, 2_000);
         assert_eq!(waits.iter().filter(|wait| wait.is_zero()).count(), 100, "a burst");
         assert!(waits.is_sorted(), "in turn");
-        assert_eq!(waits.last(), Some(&HELD_MAX));
+        assert!(waits.last() > Some(&(HELD_MAX - 2 * TICK)) && waits.last() <= Some(&HELD_MAX));
+    }
+
+    #[test]
+    fn refusals_that_wait_leave_on_a_tick() {
+        let pace = RefusalPace::new(Some(1_000));
+        let now = pace.started + Duration::from_millis(1_007);
+        pace.answered(now);
+        let waits = waits(&pace, now, 2_000);
+        let late: Vec<_> =
+            waits.iter().filter(|wait| !wait.is_zero()).map(|wait| (now + *wait) - pace.started).collect();
+        assert!(late.iter().all(|end| end.as_nanos().is_multiple_of(TICK.as_nanos())));
+        assert_eq!(late.first(), Some(&Duration::from_millis(1_020)));
+        assert!(waits.iter().all(|wait| *wait <= HELD_MAX));
     }
 
     #[test]
