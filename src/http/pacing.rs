@@ -49,7 +49,7 @@ impl RefusalPace {
         match &self.rate {
             Some(rate) if self.is_answering(now) => {
                 let since_start = now - self.started;
-                to_the_tick(since_start, rate.wait(since_start, BURST, HELD_MAX - TICK))
+                to_the_tick(since_start, rate.wait(since_start, BURST, HELD_MAX.saturating_sub(TICK)))
             }
             _ => Duration::ZERO,
         }
@@ -102,7 +102,7 @@ mod tests {
         let waits = waits(&pace, pace.started, 2_000);
         assert_eq!(waits.iter().filter(|wait| wait.is_zero()).count(), 100, "a burst");
         assert!(waits.is_sorted(), "in turn");
-        assert!(waits.last() > Some(&(HELD_MAX - 2 * TICK)) && waits.last() <= Some(&HELD_MAX));
+        assert!(waits.last() > Some(&HELD_MAX.saturating_sub(2 * TICK)) && waits.last() <= Some(&HELD_MAX));
     }
 
     #[test]
