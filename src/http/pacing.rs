@@ -16,7 +16,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// limit of its own sees.
 pub const HELD_MAX: Duration = Duration::from_millis(500);
 /// Refusals that wait leave together so often: one by one, each would wake this process and its client for itself.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(5);
 /// Requests count as answered while the last answer is no older. Covers the pauses of slow tasks.
 const ANSWERING: Duration = Duration::from_secs(1);
 /// No answer so far.
@@ -72,7 +72,7 @@ fn to_the_tick(since_start: Duration, wait: Duration) -> Duration {
     }
     let end = since_start + wait;
     let ticks = end.as_nanos().div_ceil(TICK.as_nanos());
-    TICK * u32::try_from(ticks).unwrap_or(u32::MAX) - since_start
+    (TICK * u32::try_from(ticks).unwrap_or(u32::MAX)).saturating_sub(since_start)
 }
 
 #[cfg(test)]
@@ -108,13 +108,13 @@ mod tests {
     #[test]
     fn refusals_that_wait_leave_on_a_tick() {
         let pace = RefusalPace::new(Some(1_000));
-        let now = pace.started + Duration::from_millis(1_007);
+        let now = pace.started + Duration::from_millis(1_002);
         pace.answered(now);
         let waits = waits(&pace, now, 2_000);
         let late: Vec<_> =
             waits.iter().filter(|wait| !wait.is_zero()).map(|wait| (now + *wait) - pace.started).collect();
         assert!(late.iter().all(|end| end.as_nanos().is_multiple_of(TICK.as_nanos())));
-        assert_eq!(late.first(), Some(&Duration::from_millis(1_020)));
+        assert_eq!(late.first(), Some(&Duration::from_millis(1_005)));
         assert!(waits.iter().all(|wait| *wait <= HELD_MAX));
     }
 

@@ -13,7 +13,7 @@ pub(super) const FULL_RECHECK: Duration = Duration::from_millis(3);
 pub(super) const CONTENDED: Duration = Duration::from_millis(30);
 /// Meanwhile one in so many permits that a shard gives back is left to whoever asks Redis first: few enough that permits
 /// are hardly ever idle, and enough that shards which want them share them evenly within a second or so.
-pub(super) const LEFT_TO_OTHERS: usize = 16;
+pub(super) const LEFT_TO_OTHERS: usize = 32;
 
 /// Whether an acquire is worth a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
