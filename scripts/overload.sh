@@ -5,12 +5,13 @@
 #   scripts/overload.sh                  with 100 permits and tasks of 200 ms: the permits are the limit
 #   scripts/overload.sh --capacity N     with so many permits
 #   scripts/overload.sh --task-ms N      tasks of so long; 0 is the sample worker, and then the cores are the limit
-#   scripts/overload.sh --connections N  those of the open loop, at least (default 1000)
+#   scripts/overload.sh --connections N  those of the open loop, at least (default 1000): each can have one request under
+#                                        way, and what is due while none is free waits, or is never sent
 #   scripts/overload.sh --seconds N      each overload so long (default 60)
 #   scripts/overload.sh … --out FILE     where the JSON goes (default: overload.json in a temporary directory)
 #
-# Sustainable is what as many clients as permits get, measured before and after each, after a warm-up. Promised, and the exit code is 1
-# if not: right answers at 90 % of that or more, no wrong, lost or late answer, bounded memory, latency back within 1 s
+# Sustainable is what as many clients as permits get, measured before and after each overload. Promised, and the exit code
+# is 1 if not: right answers at 90 % of that or more, no wrong, lost or late answer, bounded memory, latency back within 1 s
 # after the end, and a load generator that is not the limit itself. Printed too: the server's CPU time per request, and
 # how evenly the answers are spread over the connections. The figures are in scripts/lib/overload.py. Settings of the
 # server can be given in the environment, e.g. REFUSALS_PER_SECOND=0, with which no refusal waits.
@@ -58,11 +59,17 @@ parse() {
     esac
     shift
   done
-  local name
-  for name in CAPACITY CONNECTIONS SECONDS_EACH; do
-    [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] || die "--capacity, --connections and --seconds take 1 to 99999"
-  done
-  [[ $TASK_MS =~ ^(0|[1-9][0-9]{0,3})$ ]] || die "--task-ms takes 0 to 9999"
+  in_range --capacity "$CAPACITY" 1 2000
+  in_range --connections "$CONNECTIONS" 1 20000
+  in_range --seconds "$SECONDS_EACH" 1 3600
+  in_range --task-ms "$TASK_MS" 0 9999
+}
+
+# in_range OPTION VALUE LEAST MOST
+in_range() {
+  if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || ((10#$2 < $3 || 10#$2 > $4)); then
+    die "$1 takes $3 to $4"
+  fi
 }
 
 main "$@"

@@ -53,15 +53,16 @@ scan() {
     --endpoint "$url/" --dns-endpoint localhost --flush-session --no-bugreport --timeout "$ANSWER_SECONDS_MAX" \
     --max-attack-time "$MODULE_SECONDS_MAX" --store-session "$BENCH_TMP/session" --store-config "$BENCH_TMP/config" \
     --format json --output "$BENCH_TMP/report.json" >"$BENCH_TMP/wapiti.log" 2>&1 || bench_show_log wapiti "wapiti failed"
-  ! grep -q Traceback "$BENCH_TMP/wapiti.log" || bench_show_log wapiti "a module of wapiti failed"
+  ! grep -qE 'Traceback|Max attack time' "$BENCH_TMP/wapiti.log" || bench_show_log wapiti "a module failed or was cut off"
 }
 
 judge() {
   local found tasks
-  found=$(jq '.vulnerabilities + .anomalies | map_values(select(. != []))' "$BENCH_TMP/report.json")
-  tasks=$(curl -fs "${BENCH_URL%/queue}/metrics" | awk '$1 == "thousandx_answers_total{status=\"2xx\"}" { print $2 }')
-  ((tasks >= TASKS_MIN)) || die "only $tasks attacks got through to the worker"
   [[ -n $(process_stamp "$BENCH_PID") ]] || die "the server has ended"
+  found=$(jq '.vulnerabilities + .anomalies | map_values(select(. != []))' "$BENCH_TMP/report.json")
+  tasks=$(curl -fs "${BENCH_URL%/queue}/metrics" | awk '$1 == "thousandx_answers_total{status=\"2xx\"}" { print $2 }') ||
+    die "no metrics"
+  ((${tasks:-0} >= TASKS_MIN)) || die "only ${tasks:-0} attacks got through to the worker"
   [[ $found == '{}' ]] || die "wapiti found: $found"
   echo "wapiti found nothing; $tasks of its tasks were answered by the worker"
 }

@@ -35,10 +35,10 @@ impl Rate {
         taken.is_ok()
     }
 
-    /// The wait for the next turn: none for the first `burst` after a pause, then one turn after the other at the rate.
+    /// Takes the next turn and says how long to wait for it: none for the first `burst` after a pause, then one turn after the other at the rate.
     /// Whose turn would come later than in `most` waits that long and takes none: the wait is bounded, not the rate.
     #[must_use]
-    pub fn wait(&self, since_start: Duration, burst: Duration, most: Duration) -> Duration {
+    pub fn take_turn(&self, since_start: Duration, burst: Duration, most: Duration) -> Duration {
         let (now_ns, burst_ns) = (nanos(since_start), nanos(burst));
         let next = |full_at: u64| full_at.max(now_ns) + self.interval_ns;
         let wait = |full_at: u64| Duration::from_nanos(next(full_at).saturating_sub(now_ns + burst_ns));
@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn turns_come_at_once_then_at_the_rate_and_never_later_than_the_most() {
         let rate = Rate::new(1_000);
-        let wait = |at_ms| rate.wait(Duration::from_millis(at_ms), Duration::from_millis(5), Duration::from_millis(3));
+        let wait =
+            |at_ms| rate.take_turn(Duration::from_millis(at_ms), Duration::from_millis(5), Duration::from_millis(3));
         let waits = |at_ms, count| (0..count).map(|_| wait(at_ms).as_millis()).collect::<Vec<_>>();
         assert_eq!(
             waits(0, 11),

@@ -56,7 +56,8 @@ impl Service {
         let life = Lifecycle::new();
         let registry = Arc::new(Registry::default());
         let shards = config.http.shards;
-        let cap = ConnectionCap::new(socket::fit_descriptors(config.http.connections_max));
+        let connections_max = socket::fit_descriptors(config.http.connections_max);
+        let cap = ConnectionCap::new(connections_max);
         let listeners = socket::listen(config.http.listen, shards)?;
         let address = listeners.first().map_or(Ok(config.http.listen), TcpListener::local_addr)?;
         let mut admin = config.http.admin.map(|address| socket::listen(address, 1)).transpose()?;
@@ -74,7 +75,9 @@ impl Service {
             (limiter.kind == LimiterKind::Local).then(|| LocalLimiter::new(limiter.capacity, limiter.rate_per_s));
         let stop = Stop::default();
         let arriving = Arc::new(ByteBudget::new(config.http.buffered_bytes_max));
-        let refusals = Arc::new(RefusalPace::new(config.http.refusals_per_s));
+        // Refusals that wait leave half of the connections to others.
+        let pace = RefusalPace::new(config.http.refusals_per_s, config.http.reply_timeout, connections_max / 2);
+        let refusals = Arc::new(pace);
         let mut ends = Vec::new();
         for (index, (listener, mailbox)) in (0..shards).zip(listeners.into_iter().zip(mailboxes)) {
             let parts = ShardParts {

@@ -31,8 +31,9 @@ use crate::observe::metrics::Registry;
 const DEADLINE_TICK: Duration = Duration::from_millis(20);
 /// How often an ending shard looks whether its last connection has closed.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
-/// After the grace: so many ticks (half a second) the 503s have to get out before the sockets close.
-const LAST_WORDS_TICKS: u32 = 50;
+/// After the grace: so many ticks (0.6 s) the 503s, and 429s that wait for their turn (half a second at most), have to get
+/// out before the sockets close.
+const LAST_WORDS_TICKS: u32 = 60;
 /// At the end: so long the last releases may take before they are left to their lease.
 const RELEASE: Duration = Duration::from_secs(1);
 

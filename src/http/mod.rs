@@ -100,6 +100,7 @@ impl Gateway {
         let mut response = match unpanicked(pin!(self.dispatch(route, request, &request_id))).await {
             Ok(response) => response,
             Err(reject) => {
+                self.metrics.rejected(&reject);
                 self.hold(&reject).await;
                 self.refuse(&reject, &request_id)
             }
@@ -130,22 +131,21 @@ impl Gateway {
         })
     }
 
-    /// Lets a 429 wait for its turn ([`RefusalPace`]). The request holds nothing any more, and a drain is not kept waiting.
+    /// Lets a 429 wait for its turn ([`RefusalPace`]). The request has neither permit nor body any more. A drain holds none,
+    /// and waits for those that are held already.
     async fn hold(&self, reject: &Reject) {
         let is_over_a_limit = matches!(reject, Reject::CapacityReached | Reject::RateExceeded);
         if !is_over_a_limit || self.life.phase() >= Phase::Draining {
             return;
         }
-        let wait = self.refusals.wait(Instant::now());
-        if !wait.is_zero() {
+        if let Some(turn) = self.refusals.take_turn(Instant::now()) {
             self.metrics.held();
             // Boxed: a timer in each connection's future would be paid for by those that are answered.
-            Box::pin(tokio::time::sleep(wait)).await;
+            Box::pin(tokio::time::sleep(turn.wait)).await;
         }
     }
 
     fn refuse(&self, reject: &Reject, request_id: &RequestId) -> Response<Full<Bytes>> {
-        self.metrics.rejected(reject);
         let request_id = request_id.or_random(|| self.random.borrow_mut().next_u64());
         if *reject == Reject::Internal {
             tracing::error!(?request_id, "a request panicked; the line before says where");

@@ -31,6 +31,7 @@ pub(super) const BATCH_MAX: usize = 1_000;
 pub(super) const WAITING_MAX: usize = 65_536;
 /// Most releases that wait for a call, in all likelihood because Redis is away; beyond it they are left to their lease.
 pub(super) const DEFERRED_RELEASES_MAX: usize = 65_536;
+
 /// The ids of one shard: waiting, held, to be released.
 pub(super) struct Batcher {
     entries: Slab<Entry>,
@@ -95,7 +96,8 @@ impl Batcher {
 
     /// Puts `id` in line for the next call, or refuses without one. The key is for the calls below.
     pub(super) fn enqueue(&mut self, id: PermitId, now: Instant) -> Result<usize, Refused> {
-        let early = match self.gate {
+        let gate = self.gate;
+        let early = match gate {
             Gate::Shut { until, why } if now < until && !self.makes_room(why, now) => Some(why),
             Gate::Down => Some(Refused::Unavailable),
             _ if self.waiting.len() >= WAITING_MAX => Some(Refused::Unavailable),
@@ -330,11 +332,11 @@ impl Batcher {
     ///
     /// Not always while more clients ask than there are permits: a shard that asks in each call in which it gives back
     /// would leave nothing to the others.
-    fn makes_room(&self, why: Refused, now: Instant) -> bool {
+    fn makes_room(&mut self, why: Refused, now: Instant) -> bool {
         // Acquires whose client has left count too, which errs to the safe side.
         let acquiring = self.waiting.len() + self.in_flight.acquires;
-        let taken = acquiring + self.contention.left_to_others(now);
-        why == Refused::CapacityReached && self.releasing() > taken
+        let releasing = self.releasing();
+        why == Refused::CapacityReached && releasing > acquiring + self.contention.left_to_others(releasing, now)
     }
 
     /// Ids that are to be given back, or being so.

@@ -30,8 +30,8 @@ pub(super) static LIMITER: Part = Part {
         setting("REFUSALS_PER_SECOND", SERVER, integer(0, 1_000_000))
             .default("500")
             .unit("refusals per second and shard")
-            .help("429s that leave at once while requests are answered; more wait for their turn, half a second at most, so \
-                 that clients which ask again at once do not take the CPU from the others. 0: none waits."),
+            .help("429s that leave at once while requests are answered. Above that they queue, and each waits for its turn, half a \
+                 second at most: clients that ask again at once do not take the CPU from the others. 0: none waits."),
         setting("REDIS_TIMEOUT_MS", SERVER, integer(1, 10_000))
             .default("250")
             .unit("ms")

@@ -12,8 +12,11 @@ pub(super) const FULL_RECHECK: Duration = Duration::from_millis(3);
 /// permits. Several rechecks, so that it stays so while the overload lasts.
 pub(super) const CONTENDED: Duration = Duration::from_millis(30);
 /// Meanwhile one in so many permits that a shard gives back is left to whoever asks Redis first: few enough that permits
-/// are hardly ever idle, and enough that shards which want them share them evenly within a second or so.
+/// are hardly ever idle.
 pub(super) const LEFT_TO_OTHERS: usize = 32;
+/// With slow tasks: at least one in so much time, so that a shard that comes later has its part of a hundred permits within
+/// seconds.
+pub(super) const LEFT_EVERY: Duration = Duration::from_millis(100);
 
 /// Whether an acquire is worth a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(super) struct Contention {
     until: Option<Instant>,
     /// Releases since the last one that was left to others.
     own: usize,
+    /// When one was last left for the time that had passed.
+    left_at: Option<Instant>,
     /// Queued releases that are left to others.
     queued: usize,
     /// The same in the call under way.
@@ -77,8 +82,16 @@ impl Contention {
         self.sent = 0;
     }
 
-    /// Releases, queued or under way, that make no room for this shard's own acquires.
-    pub(super) fn left_to_others(&self, now: Instant) -> usize {
-        if self.until.is_some_and(|until| now < until) { self.queued + self.sent } else { 0 }
+    /// How many of `releasing`, the releases that are queued or under way, make no room for this shard's own acquires.
+    pub(super) fn left_to_others(&mut self, releasing: usize, now: Instant) -> usize {
+        if self.until.is_none_or(|until| now >= until) {
+            return 0;
+        }
+        let is_due = self.left_at.is_none_or(|left_at| now.saturating_duration_since(left_at) >= LEFT_EVERY);
+        if is_due && releasing > self.queued + self.sent {
+            self.queued += 1;
+            self.left_at = Some(now);
+        }
+        self.queued + self.sent
     }
 }

@@ -1,6 +1,6 @@
 //! The state machine driven by hand: a fake Redis is a reply written down here, time is a number added to a start.
 
-use super::gate::{CONTENDED, FULL_RECHECK, LEFT_TO_OTHERS};
+use super::gate::{CONTENDED, FULL_RECHECK, LEFT_EVERY, LEFT_TO_OTHERS};
 use super::*;
 
 mod histories;
@@ -137,26 +137,60 @@ fn what_is_given_back_makes_no_room_where_that_is_not_what_is_missing() {
     }
 }
 
-#[test]
-fn with_more_clients_than_permits_some_of_what_is_given_back_is_for_other_shards() {
-    let mut bench = Bench::new();
+/// Two permits, and a third client that Redis has refused; the keys of the two.
+fn contended(bench: &mut Bench) -> Vec<usize> {
     let mut keys: Vec<_> = (0..3).map(|n| bench.enqueue(n).unwrap()).collect();
     bench.build();
     bench.settle(Reply { why: Why::Full, ..granted(2, 2) });
-    keys.pop().expect("the one that was refused");
-    for n in 1..LEFT_TO_OTHERS {
-        bench.batcher.release(keys.remove(0));
-        keys.push(bench.enqueue(2 + n).expect("its own"));
-        assert_eq!(bench.enqueue(100), Err(Refused::CapacityReached));
+    keys.pop();
+    keys
+}
+
+/// Gives a permit back and asks for another one at once; whether it may be asked for.
+fn is_its_own(bench: &mut Bench, keys: &mut Vec<usize>, n: usize) -> bool {
+    bench.batcher.release(keys.remove(0));
+    let own = bench.enqueue(n);
+    assert_eq!(bench.enqueue(1_000), Err(Refused::CapacityReached), "one given back is one asked for at most");
+    bench.build();
+    assert_eq!(bench.enqueue(1_000), Err(Refused::CapacityReached), "also while its release is under way");
+    bench.settle(if own.is_ok() { granted(1, 2) } else { granted(0, 1) });
+    // Once Redis has it, it is anybody's.
+    keys.push(own.unwrap_or_else(|_| {
+        let key = bench.enqueue(n).expect("the set is not full");
         bench.build();
         bench.settle(granted(1, 2));
+        key
+    }));
+    own.is_ok()
+}
+
+#[test]
+fn with_more_clients_than_permits_one_is_left_to_others_now_and_then() {
+    let mut bench = Bench::new();
+    let mut keys = contended(&mut bench);
+    // Many in little time: by their number.
+    let own: Vec<_> = (3..3 + 2 * LEFT_TO_OTHERS).map(|n| is_its_own(&mut bench, &mut keys, n)).collect();
+    let left: Vec<_> = (0..own.len()).filter(|index| !own[*index]).collect();
+    assert_eq!(left, [0, LEFT_TO_OTHERS - 1, 2 * LEFT_TO_OTHERS - 1]);
+    // Few in much time: by the time.
+    for n in 0..5 {
+        bench.now += LEFT_EVERY;
+        bench.build();
+        bench.settle(Reply { why: Why::Full, ..granted(0, 2) });
+        assert!(!is_its_own(&mut bench, &mut keys, 100 + n), "left to others");
     }
-    bench.batcher.release(keys[0]);
-    assert_eq!(bench.enqueue(100), Err(Refused::CapacityReached), "left to others");
+}
+
+#[test]
+fn when_nobody_was_refused_for_a_while_nothing_is_left_to_others() {
+    let mut bench = Bench::new();
+    let mut keys = contended(&mut bench);
+    bench.now += CONTENDED;
     bench.build();
-    assert_eq!(bench.enqueue(100), Err(Refused::CapacityReached), "also while its release is under way");
-    bench.settle(granted(0, 1));
-    assert!(bench.enqueue(101).is_ok(), "once Redis has it, it is anybody's");
+    bench.settle(granted(0, 2));
+    for n in 3..3 + 2 * LEFT_TO_OTHERS {
+        assert!(is_its_own(&mut bench, &mut keys, n));
+    }
 }
 
 #[test]
