@@ -106,7 +106,9 @@ fn refusals_for_the_rate_wait_too_and_a_client_may_leave_meanwhile() {
     let waits = wait_until(3 * SOON, || {
         server.post("{}", SOON).expect("an answer");
         let mut clients: Vec<Raw> = (0..8).map(|_| Raw::connect(server.address())).collect();
-        clients.iter_mut().for_each(|client| client.send(&post_queue("{}")));
+        for client in &mut clients {
+            client.send(&post_queue("{}"));
+        }
         // Those that wait leave with their connections.
         wait_until(Duration::from_millis(200), || (server.metric("thousandx_refusals_held_total") >= 4.0).then_some(()))
     });
