@@ -47,7 +47,7 @@ pub enum Reject {
     /// All `RATE_LIMIT_CAPACITY` permits are in use, cluster-wide.
     #[error("all in-flight permits are in use; try again shortly")]
     CapacityReached,
-    /// More than `RATE_LIMIT_RPS` requests in this second, cluster-wide.
+    /// Above `RATE_LIMIT_RPS`, cluster-wide.
     #[error("the request rate is above the limit; try again shortly")]
     RateExceeded,
     /// A bug of ours; the panic stays in that request.

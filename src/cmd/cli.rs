@@ -182,7 +182,7 @@ const COMMANDS: [(Command, &str, &str); 6] = [
     (
         Command::Config,
         "Print the effective settings and their sources, or check them",
-        "Secrets are never printed.\n\n\
+        "Passwords are never printed, nor are values of KAFKA_CONFIG.\n\n\
          Example:\n\
          \u{20} $ thousandx config --for dev\n\
          \u{20} $ thousandx config --check --for serve --env-file production.env",

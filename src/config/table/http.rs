@@ -13,7 +13,7 @@ pub(super) static LISTENING: Part = Part {
             .unit("TCP port")
             .help("Port to listen on; 0 lets the kernel choose one, which the log names."),
         setting("ADMIN_ADDR", SERVER, Kind::Address)
-            .help("A listener of its own for /metrics, so that it is not public. Unset: /metrics is on the main one."),
+            .help("A listener of its own for /metrics (and the probes), so that it is not public. Unset: /metrics is on the main one."),
         setting("WORKERS", SERVER, integer(0, 255)).default("0").unit("threads").help(
             "Shards, each with its own listener and runtime. 0 is one per core, which is where throughput peaks.",
         ),

@@ -26,12 +26,13 @@ pub(super) static LIMITER: Part = Part {
         setting("RATE_LIMIT_RPS", SERVER, integer(0, 100_000_000))
             .default("0")
             .unit("requests per second")
-            .help("A cap on the rate on top, cluster-wide; more get 429. 0 is no cap."),
+            .help("A cap on the rate on top, cluster-wide; more get 429. After a pause one second's worth is taken at once. 0 is no cap."),
         setting("REFUSALS_PER_SECOND", SERVER, integer(0, 1_000_000))
             .default("500")
             .unit("refusals per second and shard")
-            .help("429s that leave at once while requests are answered. Above that they queue, and each waits for its turn, half a \
-                 second at most: clients that ask again at once do not take the CPU from the others. 0: none waits."),
+            .help("Rate at which 429s leave without a wait while requests are answered; after a pause, a tenth of a second's worth at \
+                 once. What comes faster queues, and each waits for its turn, half a second at most: clients that ask again at \
+                 once do not take the CPU from the others. 0: none waits."),
         setting("REDIS_TIMEOUT_MS", SERVER, integer(1, 10_000))
             .default("250")
             .unit("ms")
