@@ -52,7 +52,9 @@ const fn when(reject: &Reject) -> &'static str {
         }
         Reject::HeadersTooLarge => "more header fields than `MAX_HEADERS`, or more bytes than `MAX_HEADER_BYTES`",
         Reject::CapacityReached => "all `RATE_LIMIT_CAPACITY` permits are in use, cluster-wide",
-        Reject::RateExceeded => "above `RATE_LIMIT_RPS`, cluster-wide; after a pause one second's worth is taken at once",
+        Reject::RateExceeded => {
+            "above `RATE_LIMIT_RPS`, cluster-wide; after a pause one second's worth is taken at once"
+        }
         Reject::Internal => "a bug of the server; the panic stays in that request",
         Reject::WorkerError(_) => "the worker says that it failed, with its code in `detail`",
         Reject::MalformedReply => "the worker's reply has the request's id and cannot be read",

@@ -139,7 +139,12 @@ impl Collect for HttpMetrics {
             let help = "Replies by what became of them.";
             samples.counter("thousandx_replies", help, &[("result", result)], counter.get());
         }
-        samples.counter("thousandx_client_gone", "Clients that left while their admitted request waited.", &[], self.client_gone.get());
+        samples.counter(
+            "thousandx_client_gone",
+            "Clients that left while their admitted request waited.",
+            &[],
+            self.client_gone.get(),
+        );
         samples.gauge("thousandx_in_flight", "Requests that hold a permit and wait.", &[], self.in_flight.get());
         let help = "From the complete body to the outcome of an admitted request.";
         samples.histogram("thousandx_request_duration_seconds", help, &[], &self.duration);
