@@ -22,23 +22,11 @@ readonly SEED=1
 readonly CHECKS=not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
 response_schema_conformance,unsupported_method
 
-BINARY=''
-
 main() {
-  local python
-  case ${1:-} in
-    '') [[ $# -eq 0 ]] || usage ;;
-    --binary) [[ $# -eq 2 ]] || usage; BINARY=$(realpath "$2") ;;
-    *) usage ;;
-  esac
-  python=$(python_venv "$REQUIREMENTS" --no-deps)
   bench_require curl
-  bench_init
-  bench_thousandx "$BINARY"
-  bench_start_embedded
-  bench_first_answer
+  python_beside_dev "$REQUIREMENTS" "$@"
   # It leaves a folder behind where it runs.
-  (cd "$BENCH_TMP" && timeout --kill-after=5 "$SECONDS_MAX" "$(dirname "$python")/schemathesis" --no-color run \
+  (cd "$BENCH_TMP" && timeout --kill-after=5 "$SECONDS_MAX" "$PYTHON_PROGRAMS/schemathesis" --no-color run \
     "$REPO/docs/openapi.json" --url "${BENCH_URL%/queue}" --checks "$CHECKS" --phases examples,coverage,fuzzing \
     --max-examples "$EXAMPLES_MAX" --seed "$SEED" --generation-database none --continue-on-failure) ||
     die "the document and the server differ (see above)"

@@ -23,22 +23,10 @@ readonly ANSWER_SECONDS_MAX=5
 # Attacks that have to get through to the worker, or nothing was tried.
 readonly TASKS_MIN=100
 
-BINARY=''
-
 main() {
-  local python
-  case ${1:-} in
-    '') [[ $# -eq 0 ]] || usage ;;
-    --binary) [[ $# -eq 2 ]] || usage; BINARY=$(realpath "$2") ;;
-    *) usage ;;
-  esac
-  python=$(python_venv "$REQUIREMENTS" --no-deps)
   bench_require curl jq
-  bench_init
-  bench_thousandx "$BINARY"
-  bench_start_embedded
-  bench_first_answer
-  scan "$(dirname "$python")/wapiti" "${BENCH_URL%/queue}"
+  python_beside_dev "$REQUIREMENTS" "$@"
+  scan "$PYTHON_PROGRAMS/wapiti" "${BENCH_URL%/queue}"
   judge
 }
 

@@ -36,3 +36,22 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   [[ $# -ge 2 && $1 == venv ]] || die "usage: scripts/lib/python.sh venv FILE [PIP_OPTION…]"
   python_venv "${@:2}"
 fi
+
+# python_beside_dev REQUIREMENTS [ARGUMENT…]: `thousandx dev`, built, or from the script's arguments `--binary PATH`, for a
+# program in Python that asks it. Sets PYTHON_PROGRAMS, where that program is. Needs lib/bench.sh.
+python_beside_dev() {
+  local requirements=$1 python binary=''
+  shift
+  case ${1:-} in
+    '') [[ $# -eq 0 ]] || usage ;;
+    --binary) [[ $# -eq 2 ]] || usage; binary=$(realpath "$2") ;;
+    *) usage ;;
+  esac
+  python=$(python_venv "$requirements" --no-deps)
+  # shellcheck disable=SC2034 # for the script that sources this
+  PYTHON_PROGRAMS=$(dirname "$python")
+  bench_init
+  bench_thousandx "$binary"
+  bench_start_embedded
+  bench_first_answer
+}

@@ -119,7 +119,7 @@ fn one_permit_is_enough_for_one_client_after_the_other() {
 #[test]
 fn an_overloaded_shard_does_not_keep_all_permits_to_itself() {
     const CLIENTS: usize = 50;
-    const ENOUGH: usize = 50;
+    const ENOUGH: usize = 100;
     let server = RedisServer::start();
     on_shard(async {
         let (busy, late) = (Shard::ready(&settings(&server, 4)).await, Shard::ready(&settings(&server, 4)).await);
