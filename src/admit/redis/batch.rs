@@ -49,8 +49,10 @@ pub(super) struct Batcher {
     /// To be woken once the state is no longer borrowed: dropping a waker may drop a future, which comes back here.
     wakers: Vec<Waker>,
     capacity: u64,
-    /// How long an acquire waits for its call before it is refused.
+    /// How long an acquire waits for a call that has room for it before it is refused.
     patience: Duration,
+    /// When acquires were last put into a call.
+    built_at: Option<Instant>,
     metrics: Arc<RedisMetrics>,
 }
 
@@ -90,6 +92,7 @@ impl Batcher {
             wakers: Vec::new(),
             capacity: u64::from(capacity),
             patience,
+            built_at: None,
             metrics,
         }
     }
@@ -281,8 +284,11 @@ impl Batcher {
         if self.gate == Gate::Down {
             return;
         }
-        // `None`: the machine has not been up for so long.
-        let oldest = now.checked_sub(self.patience);
+        // Only those that a call has left behind are too late. Whoever waits for the first one since it came does so
+        // because this shard did not run, and Redis is well. `None`: no call yet, or the machine has not been up for so
+        // long.
+        let oldest = now.checked_sub(self.patience).min(self.built_at);
+        self.built_at = Some(now);
         while batch.keys.len() < BATCH_MAX {
             let Some(key) = self.waiting.pop_front() else { break };
             let entry = &mut self.entries[key];

@@ -289,12 +289,25 @@ fn an_abandoned_acquire_of_a_failed_call_is_compensated_too() {
 }
 
 #[test]
-fn an_acquire_that_waited_too_long_is_refused_not_sent() {
+fn an_acquire_that_calls_left_behind_for_too_long_is_refused_not_sent() {
     let mut bench = Bench::new();
-    let key = bench.enqueue(0).unwrap();
-    bench.now += PATIENCE + Duration::from_millis(1);
+    let keys: Vec<_> = (0..=BATCH_MAX).map(|n| bench.enqueue(n).unwrap()).collect();
+    bench.now += Duration::from_millis(1);
+    bench.build();
+    bench.settle(granted(1, 1));
+    bench.now += PATIENCE;
     assert!(bench.build().acquires.is_empty());
-    assert_eq!(bench.answer(key), Poll::Ready(Err(Refused::Unavailable)));
+    assert_eq!(bench.answer(keys[BATCH_MAX]), Poll::Ready(Err(Refused::Unavailable)));
+}
+
+#[test]
+fn an_acquire_is_not_too_late_because_its_shard_did_not_run() {
+    let mut bench = Bench::new();
+    bench.hold(0);
+    bench.now += Duration::from_millis(1);
+    bench.enqueue(1).unwrap();
+    bench.now += PATIENCE + Duration::from_millis(1);
+    assert_eq!(bench.build().acquires, [id(1)]);
 }
 
 #[test]
