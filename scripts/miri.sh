@@ -24,7 +24,7 @@ readonly SECONDS_MAX=1800
 readonly PURE=(
   correlate::id:: correlate::mailbox:: correlate::table::
   kafka::wire::
-  http::respond:: http::route:: http::body:: http::budget::
+  http::respond:: http::route:: http::body:: http::budget:: http::pacing::
   net::head::
   admit::counter:: admit::local:: admit::rate:: admit::redis::batch:: admit::redis::call::
   error::tests:: lifecycle::tests:: observe::clock:: observe::exposition:: observe::metrics::
