@@ -1,19 +1,18 @@
 //! The `thousandx` binary: allocator, command line, settings, logging, dispatch, exit code.
 
+mod memory;
+
 use std::process::ExitCode;
 
 use thousandx::cmd::{self, cli::Cli};
 use thousandx::config::{self, Environment, Layers};
 use thousandx::error::StartError;
 
-// Many small short-lived allocations per request, freed on the thread that made them: what mimalloc is made for.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A command line that clap refuses: `EX_USAGE`, as for settings that are refused later.
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    memory::give_back_whole_huge_pages();
     let cli = match Cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(answer) => {
