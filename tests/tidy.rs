@@ -23,8 +23,9 @@ const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Files, or directories, that may contain `unsafe`, and why.
-const UNSAFE_ALLOWED: [(&str, &str); 2] = [
+const UNSAFE_ALLOWED: [(&str, &str); 3] = [
     ("src/kafka/native", "the raw producer and batch consumer; rdkafka's safe ones cost 1.6 to 2.5 times more"),
+    ("src/memory.rs", "an option of mimalloc; what it gives: Huge pages, in BENCHMARKS.md"),
     ("src/scheduling.rs", "sched_setscheduler(2); what it gives: Scheduling, in BENCHMARKS.md"),
 ];
 
