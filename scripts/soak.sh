@@ -11,8 +11,9 @@
 # the capacity, nonsense, and slow clients: scripts/lib/soak_clients.py.
 #
 # Every 5 s: resident memory, descriptors, threads, requests in flight, connections, permits in Redis. The line of least
-# squares over the second half must not rise by more than the bounds of scripts/lib/soak_judge.py say; after the load
-# everything must have been given back. Exit code 1 when not, or when an answer was wrong.
+# squares over the second half, through the medians of its minutes, must not rise by more than the bounds of
+# scripts/lib/soak_judge.py say; after the load everything must have been given back. Exit code 1 when not, or when an
+# answer was wrong.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/bench.sh
@@ -67,6 +68,10 @@ soak() {
   bench_first_answer
   python3 "$REPO/scripts/lib/soak.py" --seconds $((MINUTES * 60)) --load "$EXE_LOAD" --server "$server" \
     --silent "$silent" --worker "${BENCH_BACKEND[0]##*=}" --redis "$REDIS_URL" --key $SET --out "$OUT" || code=$?
+  if [[ -s $OUT/verdict.json ]]; then
+    bench_facts "scripts/soak.sh --minutes $MINUTES" kafka | jq -s '.[1] + .[0]' "$OUT/verdict.json" - >"$OUT/verdict.part"
+    mv "$OUT/verdict.part" "$OUT/verdict.json"
+  fi
   warnings silent server worker
   echo "samples and verdict: $OUT"
   return "$code"

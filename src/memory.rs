@@ -3,7 +3,7 @@
 //! Many small short-lived allocations per request, freed on the thread that made them: what mimalloc is made for. As it
 //! comes, it gives back the freed parts of huge pages, which splits them. The kernel's khugepaged (admin-guide/mm/transhuge
 //! in its documentation) makes whole ones of them again minutes later, so that memory grows in steps without any change in
-//! the load. Giving back whole huge pages only is steadier and takes less CPU, and more memory; "Huge pages" in
+//! the load. Giving back whole huge pages where it can is steadier and takes less CPU, and more memory; "Huge pages" in
 //! BENCHMARKS.md has how much.
 #![allow(unsafe_code, reason = "options of the allocator have no other interface but the environment")]
 
@@ -16,7 +16,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The place of `mi_option_allow_thp` in mimalloc.h, for which the bindings have no name.
 const ALLOW_THP: c_int = 43;
-/// Its value for: there may be huge pages, and nothing smaller is given back.
+/// Its value for: there may be huge pages, and what is given back is looked for in their size. A huge page whose parts were
+/// all freed once, but not all at the same time, may be split all the same.
 const WHOLE_HUGE_PAGES: c_long = 2;
 /// What overrides all this.
 const OVERRIDE: &str = "MIMALLOC_ALLOW_THP";
@@ -24,7 +25,7 @@ const OVERRIDE: &str = "MIMALLOC_ALLOW_THP";
 // Another number of options is another list: look the place up again, and see to the test below.
 const _: () = assert!(libmimalloc_sys::_mi_option_last == 47, "the options of mimalloc have changed");
 
-/// Gives back whole huge pages only, unless the environment has `MIMALLOC_ALLOW_THP`. To be called before any other thread
+/// Gives back whole huge pages where it can, unless the environment has `MIMALLOC_ALLOW_THP`. To be called before any other thread
 /// is started.
 pub fn give_back_whole_huge_pages() {
     if std::env::var_os(OVERRIDE).is_none() {

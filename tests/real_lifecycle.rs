@@ -181,8 +181,8 @@ fn who_gets_a_permit_after_the_end_is_told_as_well() {
 
 #[test]
 fn permits_of_a_killed_instance_come_back_within_the_lease() {
-    const LEASE: Duration = Duration::from_secs(3);
-    let mut row = Row::start("S3", "an instance that holds permits is killed (SIGKILL); its lease is 3 s", LEASE);
+    const LEASE: Duration = Duration::from_secs(6);
+    let mut row = Row::start("S3", "an instance that holds permits is killed (SIGKILL); its lease is 6 s", LEASE);
     row.saw("a reset; 429 and then 200 from the other instance");
     let stack = Stack::new();
     let checker = stack.checker(|seen| match seen.body.as_slice() {
@@ -190,7 +190,7 @@ fn permits_of_a_killed_instance_come_back_within_the_lease() {
         _ => Behaviour::Answer(Duration::ZERO),
     });
     let builder = stack.serve().set("RATE_LIMIT_CAPACITY", "10");
-    let short = builder.clone().set("KAFKA_GIFT_CODE_TIMEOUT", "2").set("KAFKA_DELIVERY_TIMEOUT_MS", "1000");
+    let short = builder.clone().set("KAFKA_GIFT_CODE_TIMEOUT", "5");
     let mut victim = short.set("LEASE_MARGIN_MS", "1000").start();
     // The lease of what the other holds is as short, if it were not renewed.
     let survivor = builder.set("KAFKA_GIFT_CODE_TIMEOUT", "30").set("LEASE_MARGIN_MS", "1000").start();

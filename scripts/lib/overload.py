@@ -169,13 +169,12 @@ def overload(args: argparse.Namespace, normal_ms: float, *more: str) -> dict:
     middle = (report["begin"] + report["end"]) / 2
     second = [size for t, size in memory.seen if t >= middle]
     during = [took for t, took, status in probe.seen if report["begin"] <= t < report["end"] and status == 200]
-    refused = report["busy_429"] + report["other"].get("503", 0)
     cpu = report["cpu"]["server"] or {"user_us": 0, "system_us": 0, "us_per_request": None}
     return {
         "seconds": args.seconds, "connections": report["connections"], "due_per_s": report.get("rate"),
         "sent_per_s": round(report["requests"] / args.seconds), "unsent": report["unsent"],
         "goodput_per_s": report["rps"],
-        "refused": refused, "cpu_us_per_request": cpu["us_per_request"],
+        "refused": report["busy_429"], "other": report["other"], "cpu_us_per_request": cpu["us_per_request"],
         "server_cpu_share": round((cpu["user_us"] + cpu["system_us"]) / args.seconds / 1e6, 3),
         "latency_us": report["latency_us"], "latency_429_us": report.get("latency_429_us"),
         "probe_200": len(during), "probe_median_ms": round(statistics.median(during), 2) if during else None,
@@ -193,6 +192,7 @@ def broken(name: str, found: dict, task_s: float) -> list[str]:
     checks = [
         (found["faults"] == 0, f"{found['faults']} answers were wrong, malformed, lost or late"),
         (found["refused"] > 0, "nothing was refused: there was no overload"),
+        (not found["other"], f"answers that are neither right nor 429: {found['other']}"),
         (found["due_per_s"] is None or found["sent_per_s"] + found["unsent"] / found["seconds"] >= 0.99 * found["due_per_s"],
          "requests that were due are missing"),
         (found["generator_busy"] <= GENERATOR_BUSY_MAX, f"the generator was the limit, {found['generator_busy']:.0%} busy"),

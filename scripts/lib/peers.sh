@@ -55,8 +55,9 @@ peer_build_spring() {
 
 # peer_start NAME: on a free port; sets BENCH_URL and BENCH_CPU. To be ended with bench_stop_last.
 peer_start() {
-  # Under the policy that the server asks for itself, or the scheduler would be compared.
-  bench_spawn peer env PORT=0 RATE_LIMIT_CAPACITY="${RATE_LIMIT_CAPACITY:-$BENCH_CAPACITY}" \
+  # Under the policy that the server asks for itself, and with huge pages given back as it does, or the scheduler and the
+  # allocator's options would be compared.
+  bench_spawn peer env MIMALLOC_ALLOW_THP=2 PORT=0 RATE_LIMIT_CAPACITY="${RATE_LIMIT_CAPACITY:-$BENCH_CAPACITY}" \
     chrt --batch 0 "${PEER_COMMAND[@]}"
   local pid=$BENCH_PID children=()
   bench_wait_ready peer "$pid"

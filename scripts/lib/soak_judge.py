@@ -3,17 +3,21 @@
 import math
 import os
 import socket
+import statistics
 import urllib.request
 from pathlib import Path
 
-# The least squares line is laid through the second half of the samples: the first one fills caches and pools.
-#
-# A series is flat when the change that the line gives over that half, less twice its standard error, is at most the
-# bound: what sampling alone explains does not fail a run, and what it does not explain does.
+# The least squares line is laid through the second half of the run: the first one fills caches and pools. Its points are
+# medians of a minute each, or of a fifth of the half if that is shorter, so that a crowd that came in the moment of a
+# sample is none of them.
+MEDIAN_SECONDS = 60
+MEDIANS_MIN = 5
+# A series is flat when the change that the line gives over that half is at most the bound. For memory, twice the standard
+# error of that change must not be more either: what varies more than it may grow says nothing.
 MARGIN_ERRORS = 2
-# Memory: so much growth per hour, and never less than this, which is what one more arena or stack costs.
+# Memory: so much growth per hour, and never less than this, which is four huge pages.
 MEMORY_BYTES_PER_HOUR = 32 << 20
-MEMORY_BYTES_MIN = 4 << 20
+MEMORY_BYTES_MIN = 8 << 20
 # Counts (descriptors, threads, permits, slots, connections): so many, and a share of the mean.
 COUNT_MIN = 2
 COUNT_SHARE = 0.05
@@ -111,27 +115,34 @@ def line(points: list[tuple[float, float]]) -> tuple[float, float, float]:
     return mean_y, slope, math.sqrt(rest / (count - 2) / spread)
 
 
+def medians(points: list[tuple[float, float]], seconds: float) -> list[tuple[float, float]]:
+    """One point for each stretch of the `seconds`, all as long."""
+    count = max(MEDIANS_MIN, int(seconds / MEDIAN_SECONDS))
+    grouped: dict[int, list[float]] = {}
+    for x, y in points:
+        grouped.setdefault(min(count - 1, int(x / seconds * count)), []).append(y)
+    return [((index + 0.5) * seconds / count, statistics.median(values)) for index, values in sorted(grouped.items())]
+
+
 def judge(samples: list[dict[str, float]]) -> list[dict[str, object]]:
     """One row per series over the second half; `flat` is the verdict."""
     begin = samples[0]["t"]
     half = begin + (samples[-1]["t"] - begin) / 2
     second = [one for one in samples if one["t"] >= half]
     rows = []
+    seconds = second[-1]["t"] - half
     for name in second[-1]:
         if name == "t" or name.split(".")[-1] in NOT_JUDGED:
             continue
-        points = [(one["t"], one[name]) for one in second if name in one]
-        seconds = points[-1][0] - points[0][0]
+        points = medians([(one["t"] - half, one[name]) for one in second if name in one], seconds)
         mean, slope, error = line(points)
         if name.endswith("bytes"):
             bound = max(MEMORY_BYTES_MIN, MEMORY_BYTES_PER_HOUR * seconds / 3600)
         else:
             bound = COUNT_MIN + COUNT_SHARE * mean
         change, margin = slope * seconds, MARGIN_ERRORS * error * seconds
-        flat = len(points) >= 3 and change - margin <= bound
-        # Memory that varies more than it may grow says nothing.
-        flat = flat and (margin <= bound or not name.endswith("bytes"))
-        rows.append({"name": name, "samples": len(points), "seconds": round(seconds), "mean": mean,
+        flat = change <= bound and (margin <= bound or not name.endswith("bytes"))
+        rows.append({"name": name, "medians": len(points), "seconds": round(seconds), "mean": mean,
                      "change": change, "margin": margin, "per_hour": slope * 3600, "bound": bound, "flat": flat})
     return rows
 

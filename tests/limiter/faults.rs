@@ -6,7 +6,7 @@ use super::proxy::Proxy;
 use super::*;
 
 /// A refusal while Redis is known to be away: no call, no wait.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 #[test]
 fn r1_down_at_start() {

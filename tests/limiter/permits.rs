@@ -132,7 +132,7 @@ fn an_overloaded_shard_does_not_keep_all_permits_to_itself() {
             }
         };
         let newcomer = async {
-            let (deadline, mut got) = (Instant::now() + WAIT_MAX, 0);
+            let (deadline, mut got) = (Instant::now() + 3 * WAIT_MAX, 0);
             while got < ENOUGH && Instant::now() < deadline {
                 got += usize::from(late.acquire().await.is_ok());
                 tokio::time::sleep(Duration::from_millis(1)).await; // workload: the client thinks
@@ -163,7 +163,7 @@ fn a_permit_that_redis_lost_is_released_all_the_same() {
 #[test]
 fn the_permits_of_a_killed_holder_end_with_their_lease() {
     let server = RedisServer::start();
-    let settings = LimiterSettings { lease: Duration::from_millis(600), ..settings(&server, 2) };
+    let settings = LimiterSettings { lease: Duration::from_secs(2), ..settings(&server, 2) };
     on_shard(async {
         let shard = Shard::ready(&settings).await;
         let permits = (shard.acquire().await.unwrap(), shard.acquire().await.unwrap());
@@ -187,11 +187,12 @@ fn a_held_permit_outlives_its_lease() {
     let server = RedisServer::start();
     let mut client = server.client();
     on_shard(async {
-        let settings = LimiterSettings { lease: Duration::from_millis(600), ..settings(&server, 1) };
+        // Renewed every third of it: the test may stand still for more than a second.
+        let settings = LimiterSettings { lease: Duration::from_secs(2), ..settings(&server, 1) };
         let shard = Shard::ready(&settings).await;
         let held = shard.acquire().await.unwrap();
-        let end = Instant::now() + 3 * settings.lease;
-        until("three leases passed", WAIT_MAX, || Instant::now() > end).await;
+        let end = Instant::now() + 2 * settings.lease;
+        until("two leases passed", WAIT_MAX, || Instant::now() > end).await;
         assert_eq!(shard.acquire().await.err(), Some(Refused::CapacityReached));
         assert_eq!(shard.metrics.reinserted.get(), 0, "renewed in time");
         drop(held);

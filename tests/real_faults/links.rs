@@ -8,7 +8,9 @@ use crate::support::kafka::Kafka;
 use crate::support::redis::RedisServer;
 use crate::support::rows::Row;
 use crate::support::toxiproxy::{Link, Toxiproxy};
-use crate::{KAFKA_BACK_WITHIN, REDIS_AT_ONCE, REDIS_BACK, REDIS_BACK_WITHIN, REFUSED_WITHIN, WAIT_MAX, timed};
+use crate::{
+    KAFKA_BACK_WITHIN, REDIS_AT_ONCE, REDIS_BACK, REDIS_BACK_WITHIN, REFUSED_WITHIN, SILENCE_NOTICED_WITHIN, WAIT_MAX, timed,
+};
 
 const NO_LIMITER: &str = "limiter_unavailable";
 const NO_BROKER: &str = "broker_unavailable";
@@ -20,8 +22,6 @@ const BUDGET_MS: &str = "500";
 const FAR_TOO_SLOW: Duration = Duration::from_secs(2);
 /// Narrow, in KB a second: some requests at a time get through.
 const NARROW: u32 = 20;
-/// A broker that says nothing is known by an answer that does not come, for a second, every half.
-const SILENT_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is done to a link.
 type Spoil = fn(&Link);
@@ -142,7 +142,7 @@ fn k2_k3_link_to_kafka_is_slow_narrow_silent_and_cut() {
         let load = stack.load();
         stack.until_served(Instant::now(), WAIT_MAX);
         spoil(&link);
-        row.note("not ready after", timed(|| stack.server.wait_ready(false, SILENT_WITHIN)).1);
+        row.note("not ready after", timed(|| stack.server.wait_ready(false, SILENCE_NOTICED_WITHIN)).1);
         row.refused("503, the slowest of 50", stack.all_refused(NO_BROKER, 50, REFUSED_WITHIN));
         link.mend();
         healed(row, &mut stack, KAFKA_BACK_WITHIN);

@@ -22,15 +22,17 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
+use support::rows::BUSY;
+
 /// "A lost dependency gives 503 within a second."
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
-/// What a busy machine may add to a refusal that waits for nothing.
-const AT_ONCE: Duration = Duration::from_millis(300);
 /// Back after Redis is back: 2 s are promised, the rest is for a busy machine.
 const REDIS_BACK_WITHIN: Duration = Duration::from_secs(4);
 /// What the matrix promises after Redis was away, and after it hung or refused.
 const REDIS_BACK: Duration = Duration::from_secs(2);
 const REDIS_AT_ONCE: Duration = Duration::from_secs(1);
+/// Promise P8 for a Kafka that keeps its connections and says nothing, and what a busy machine adds.
+const SILENCE_NOTICED_WITHIN: Duration = Duration::from_millis(3_500).saturating_add(BUSY);
 /// "Service is back within 10 s, without a restart."
 const KAFKA_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for what has no promise of its own.

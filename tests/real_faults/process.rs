@@ -56,7 +56,8 @@ fn s4_stopped_for_longer_than_the_lease() {
     };
     let mut stack = Stack::start_with(kafka, short);
     let _worker = checker(kafka, &stack.tasks);
-    let other = capped(settings(kafka, &stack.tasks, &stack.results, &stack.redis.url())).start();
+    let other = capped(settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()));
+    let other = other.set("KAFKA_GIFT_CODE_TIMEOUT", "20").start();
     let held: Vec<Waiting> = (0..CAPACITY).map(|_| stack.hold(60_000)).collect();
     wait_size(&stack, CAPACITY as u64);
     let lost = ids(&stack);
@@ -71,7 +72,7 @@ fn s4_stopped_for_longer_than_the_lease() {
     assert!(free.is_some(), "its permits come back to the others");
     row.note("200 from the other instance", stopped.elapsed());
     wait_until(SOON, || ids(&stack).is_disjoint(&lost).then_some(())).expect("none of the old ids is left");
-    let others: Vec<Waiting> = (0..CAPACITY).map(|_| hold_at(&other, 3_000)).collect();
+    let others: Vec<Waiting> = (0..CAPACITY).map(|_| hold_at(&other, 6_000)).collect();
     wait_size(&stack, CAPACITY as u64);
     let theirs = ids(&stack);
 
@@ -154,7 +155,10 @@ fn unix_ms() -> u128 {
 fn s6_twins() {
     let mut row = Row::start("S6", "three instances with the same settings, two of which end", None);
     let kafka = Kafka::shared();
-    let twin = |settings: Builder| settings.set("REPLY_ROUTING", "partition").set("REPLY_PARTITIONS", "0,1");
+    let twin = |settings: Builder| {
+        let settings = settings.set("REPLY_ROUTING", "partition").set("REPLY_PARTITIONS", "0,1");
+        settings.set("KAFKA_GIFT_CODE_TIMEOUT", "20")
+    };
     let stack = Stack::start_with(kafka, twin);
     let _worker = checker(kafka, &stack.tasks);
     let mut other = twin(settings(kafka, &stack.tasks, &stack.results, &stack.redis.url())).start();
@@ -165,7 +169,8 @@ fn s6_twins() {
     stack.server.wait_metric(r#"thousandx_replies_total{result="foreign"}"#, SOON, |count| count > 0.0);
 
     let mut third = twin(settings(kafka, &stack.tasks, &stack.results, &stack.redis.url())).start();
-    let held: Vec<Waiting> = (0..4).map(|_| stack.hold(2_000)).collect();
+    // For longer than two servers take to end.
+    let held: Vec<Waiting> = (0..4).map(|_| stack.hold(6_000)).collect();
     wait_size(&stack, 4);
     let mine = ids(&stack);
     // One ends in order, one is killed: neither gives back what is the other's.

@@ -148,13 +148,15 @@ impl Stack {
     }
 }
 
-/// What the servers here are started with.
+/// What the servers here are started with. They are patient with Redis, which shares the machine with the tests; rows about
+/// a Redis that says nothing set less.
 pub fn settings(kafka: &Kafka, tasks: &str, results: &str, redis_url: &str) -> Builder {
     Server::builder()
         .kafka(kafka, tasks, results)
         .redis(redis_url, SET)
         .set("KAFKA_GIFT_CODE_TIMEOUT", DEADLINE_S)
         .set("LEASE_MARGIN_MS", LEASE_MARGIN.as_millis().to_string())
+        .set("REDIS_TIMEOUT_MS", "1000")
 }
 
 /// A request to this server whose task is worked on for `hold_ms`.

@@ -290,14 +290,19 @@ fn an_abandoned_acquire_of_a_failed_call_is_compensated_too() {
 
 #[test]
 fn an_acquire_that_calls_left_behind_for_too_long_is_refused_not_sent() {
-    let mut bench = Bench::new();
-    let keys: Vec<_> = (0..=BATCH_MAX).map(|n| bench.enqueue(n).unwrap()).collect();
-    bench.now += Duration::from_millis(1);
-    bench.build();
-    bench.settle(granted(1, 1));
-    bench.now += PATIENCE;
-    assert!(bench.build().acquires.is_empty());
-    assert_eq!(bench.answer(keys[BATCH_MAX]), Poll::Ready(Err(Refused::Unavailable)));
+    let one_more_than_fit = |waited: Duration| {
+        let mut bench = Bench::new();
+        let keys: Vec<_> = (0..=BATCH_MAX).map(|n| bench.enqueue(n).unwrap()).collect();
+        bench.now += waited / 2;
+        bench.build();
+        bench.settle(granted(1, 1));
+        bench.now += waited / 2;
+        bench.build();
+        (bench.batch.acquires.len(), bench.answer(keys[BATCH_MAX]))
+    };
+    assert_eq!(one_more_than_fit(PATIENCE), (1, Poll::Pending));
+    let too_long = PATIENCE + Duration::from_millis(2);
+    assert_eq!(one_more_than_fit(too_long), (0, Poll::Ready(Err(Refused::Unavailable))));
 }
 
 #[test]
