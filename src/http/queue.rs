@@ -38,6 +38,9 @@ pub async fn post(
     let ticket = gateway.table.mint().map_err(|_| Reject::BrokerQueueFull)?;
     request_id.mint(ticket.id());
     let permit = gateway.admission.acquire(ticket.id()).await?;
+    if Instant::now() >= deadline {
+        return Err(Reject::ReplyTimeout); // Redis was slow, or this thread did not run: a task would be done for nobody
+    }
 
     // Reserve the slot that the reply will find, then submit the task that asks for it.
     let waiter = ticket.reserve(&permit, deadline);

@@ -100,7 +100,8 @@ fn k2_killed_under_load(kafka: &mut Kafka, stack: &mut Stack) {
 fn k3_hung_under_load(kafka: &mut Kafka, stack: &mut Stack) {
     let mut row = Row::start("K3", "Kafka hangs (SIGSTOP)", KAFKA_BACK_WITHIN);
     // One whose clients would wait for longer than it tries to deliver.
-    let patient = settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()).set("KAFKA_GIFT_CODE_TIMEOUT", "20");
+    let patient =
+        settings(kafka, &stack.tasks, &stack.results, &stack.redis.url()).set("KAFKA_GIFT_CODE_TIMEOUT", "20");
     let patient = patient.start();
     let load = stack.load();
     stack.until_served(Instant::now(), WAIT_MAX);

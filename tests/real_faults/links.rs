@@ -9,7 +9,8 @@ use crate::support::redis::RedisServer;
 use crate::support::rows::Row;
 use crate::support::toxiproxy::{Link, Toxiproxy};
 use crate::{
-    KAFKA_BACK_WITHIN, REDIS_AT_ONCE, REDIS_BACK, REDIS_BACK_WITHIN, REFUSED_WITHIN, SILENCE_NOTICED_WITHIN, WAIT_MAX, timed,
+    KAFKA_BACK_WITHIN, REDIS_AT_ONCE, REDIS_BACK, REDIS_BACK_WITHIN, REFUSED_WITHIN, SILENCE_NOTICED_WITHIN, WAIT_MAX,
+    timed,
 };
 
 const NO_LIMITER: &str = "limiter_unavailable";
