@@ -8,8 +8,9 @@
 #   -c N      connections of each attack (1000)
 #
 # Meanwhile an ordinary client asks five times a second, and the kernel is asked which connections the server holds.
-# Exit code 1 when an ordinary request failed or took more than a second, or when a slow connection lived longer than
-# the limit that it broke (HEADER_TIMEOUT_MS, BODY_TIMEOUT_MS, WRITE_TIMEOUT_MS) by more than 2.5 s.
+# Exit code 1 when an ordinary request failed or took more than a second, when a slow connection lived longer than the
+# limit that it broke (HEADER_TIMEOUT_MS, BODY_TIMEOUT_MS, WRITE_TIMEOUT_MS) by more than 2.5 s, or when the server's memory
+# rose by more than 64 KiB for each connection.
 #
 # What -X asks for fits the kernel's buffers, so that it ends as an idle connection does, by IDLE_TIMEOUT_MS; an answer
 # that does not fit is in tests/http/slow.rs.
@@ -67,8 +68,8 @@ attack() {
     X) limit=$WRITE_SECONDS options=(-X -w 512 -y 1024 -n 5 -z 32 -k 3 -u "$base/metrics") ;;
   esac
   echo "slowhttptest -$kind, $CONNECTIONS connections, at most $ATTACK_SECONDS s" >&2
-  python3 "$REPO/scripts/lib/slow_watch.py" --url "$BENCH_URL" --limit "$limit" --seconds "$ATTACK_SECONDS" \
-    --connections "$CONNECTIONS" --log "$BENCH_TMP/slowhttptest-$kind.log" --table "$BENCH_TMP/table" -- \
+  python3 "$REPO/scripts/lib/slow_watch.py" --url "$BENCH_URL" --pid "$BENCH_PID" --limit "$limit" \
+    --seconds "$ATTACK_SECONDS" --connections "$CONNECTIONS" --log "$BENCH_TMP/slowhttptest-$kind.log" --table "$BENCH_TMP/table" -- \
     slowhttptest "${options[@]}" -c "$CONNECTIONS" -r "$CONNECTIONS_PER_SECOND" -l "$ATTACK_SECONDS" -p 3
 }
 

@@ -1,10 +1,11 @@
 """Runs an attack on a server of this machine and watches what becomes of everybody else.
 
-    slow_watch.py --url URL --limit SECONDS --seconds SECONDS --connections N --log FILE --table FILE -- COMMAND…
+    slow_watch.py --url URL --pid N --limit SECONDS --seconds SECONDS --connections N --log FILE --table FILE -- COMMAND…
 
 An ordinary client sends `POST URL` five times a second and wants its own nonce back within a second. The kernel's table
-says which connections the server has, and so how long each lives. Adds a row to the table; exit code 1 when a request
-failed or was late, when a connection outlived the limit, or when the attack did not happen.
+says which connections the server has, and so how long each lives, and how much memory it ever had. Adds a row to the
+table; exit code 1 when a request failed or was late, when a connection outlived the limit, when the connections took more
+memory than they may, or when the attack did not happen.
 """
 
 import argparse
@@ -26,8 +27,10 @@ SAMPLE_EVERY_SECONDS = 0.05
 TOLERANCE_SECONDS = 2.5
 # What the attack may take beyond its own length before it is ended.
 OVERTIME_SECONDS = 15
+# What a slow connection may take: what has arrived of a request at most, and its task.
+BYTES_PER_CONNECTION_MAX = 64 << 10
 ESTABLISHED = "01"
-COLUMNS = ("attack", "connections", "at once", "longest", "limit", "requests", "failed", "slowest", "result")
+COLUMNS = ("attack", "connections", "at once", "longest", "limit", "requests", "failed", "slowest", "memory", "result")
 
 
 class Connections:
@@ -100,6 +103,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     url = urllib.parse.urlsplit(options.url)
     connections, client = Connections(url.port), Client(options.url)
+    before = memory_peak(options.pid)
     client.start()
     late = attack(options, connections)
     # What the attacker has left behind must end by itself.
@@ -109,10 +113,13 @@ def main() -> int:
         time.sleep(SAMPLE_EVERY_SECONDS)
     client.stop.set()
     client.join(PROBE_SECONDS_MAX * 2)
+    growth = memory_peak(options.pid) - before
     problems = judge(options, connections, client, late)
+    if growth > options.connections * BYTES_PER_CONNECTION_MAX:
+        problems.append(f"the server's memory rose by {growth >> 20} MiB")
     for problem in problems:
         print(problem, file=sys.stderr)
-    row(options, connections, client, "ok" if not problems else "FAILED")
+    row(options, connections, client, growth, "ok" if not problems else "FAILED")
     return 1 if problems else 0
 
 
@@ -121,11 +128,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--url", required=True)
     for name in ("--limit", "--seconds"):
         parser.add_argument(name, type=float, required=True)
-    parser.add_argument("--connections", type=int, required=True)
+    for name in ("--pid", "--connections"):
+        parser.add_argument(name, type=int, required=True)
     parser.add_argument("--log", required=True)
     parser.add_argument("--table", required=True)
     parser.add_argument("command", nargs="+")
     return parser.parse_args()
+
+
+def memory_peak(pid: int) -> int:
+    """The most bytes that a process ever had resident (VmHWM, proc_pid_status(5))."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) << 10
 
 
 def attack(options: argparse.Namespace, connections: Connections) -> bool:
@@ -164,7 +178,7 @@ def tail(path: str) -> str:
         return "".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in file.readlines()[-15:])
 
 
-def row(options: argparse.Namespace, connections: Connections, client: Client, result: str) -> None:
+def row(options: argparse.Namespace, connections: Connections, client: Client, growth: int, result: str) -> None:
     values = (
         options.command[1],
         len(connections.ports - client.ports),
@@ -174,6 +188,7 @@ def row(options: argparse.Namespace, connections: Connections, client: Client, r
         client.requests,
         len(client.failures),
         f"{client.slowest * 1000:.0f} ms",
+        f"+{growth / (1 << 20):.0f} MiB",
         result,
     )
     is_new = not os.path.exists(options.table)

@@ -129,6 +129,7 @@ impl Stack {
         self.until_served(Instant::now(), WAIT_MAX);
         let took = self.until_idle(RELEASED_WITHIN);
         row.permits(size(&mut self.redis.client()), took);
+        row.memory(self.server.memory_peak());
     }
 
     /// Until no request is in flight and the set is empty.

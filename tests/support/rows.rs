@@ -15,6 +15,9 @@ use super::load::Report;
 /// What a machine that is busy with other tests may add to the time in which a row promises service again.
 pub const BUSY: Duration = Duration::from_secs(2);
 
+/// What a server may need in a row of a few to a thousand clients, whatever is away; it is a debug build.
+const MEMORY_MIB_MAX: u64 = 256;
+
 /// One row of the matrix, printed when dropped.
 pub struct Row {
     name: &'static str,
@@ -28,6 +31,7 @@ pub struct Row {
     /// What the client saw where no load ran.
     saw: Option<String>,
     permits_left: Option<u64>,
+    memory_peak: Option<u64>,
     skipped: Option<String>,
 }
 
@@ -43,6 +47,7 @@ impl Row {
             answers: BTreeMap::new(),
             saw: None,
             permits_left: None,
+            memory_peak: None,
             skipped: None,
         }
     }
@@ -92,6 +97,14 @@ impl Row {
         assert_eq!(left, 0, "{}: permits are left", self.name);
     }
 
+    /// The most memory that the server ever had, in bytes (promise P6).
+    pub fn memory(&mut self, peak: u64) {
+        let mib = peak >> 20;
+        println!("{} | memory at its peak | {mib} MiB", self.name);
+        self.memory_peak = self.memory_peak.max(Some(mib));
+        assert!(mib <= MEMORY_MIB_MAX, "{}: the server had {mib} MiB", self.name);
+    }
+
     /// The row cannot be tried on this machine, which must not happen in CI.
     pub fn skip(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
@@ -115,6 +128,7 @@ impl Row {
             "healed_ms": ms(self.healed),
             "bound_ms": ms(self.bound),
             "permits_left": self.permits_left,
+            "memory_peak_mib": self.memory_peak,
             "skipped": self.skipped,
             "ok": ok,
         })

@@ -117,6 +117,11 @@ impl Server {
         &mut self.process
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub fn memory_peak(&self) -> u64 {
+        self.process.memory_peak()
+    }
+
     /// Everything it has logged so far.
     pub fn log(&self) -> String {
         self.process.log()
