@@ -1,5 +1,5 @@
 //! Every setting, declared once. Flags, `.env.example`, `thousandx config`, the README's table and the checks all
-//! follow from here; `tests/tidy.rs` holds the files to it.
+//! follow from here; `tests/tidy` holds the files to it.
 
 mod http;
 mod kafka;

@@ -151,7 +151,7 @@ fn k3_hung_until_the_cluster_has_no_broker() {
 }
 
 /// The one broker is leader of everything and coordinator of the worker's group: both go and come back with it. Leaders
-/// that move to other brokers are in `brokers.rs`, and on the mock cluster in `tests/kafka_mock.rs`.
+/// that move to other brokers are in `brokers.rs`, and on the mock cluster in `tests/kafka_mock`.
 fn k5_restarted_in_order(kafka: &mut Kafka, stack: &mut Stack) {
     let mut row = Row::start("K5", "the group's coordinator is restarted in order", KAFKA_BACK_WITHIN);
     let load = stack.load();
