@@ -52,7 +52,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The most memory that it ever had resident (`VmHWM`, proc_pid_status(5)), in bytes.
+    /// The most memory that it ever had resident (`VmHWM` of `/proc/PID/status`), in bytes.
     pub fn memory_peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the status of a child");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
