@@ -240,5 +240,6 @@ fn who_got_its_permit_after_its_deadline_sends_no_task() {
         (asked.is_some() && answer.code().as_deref() == Some("reply_timeout")).then_some(())
     });
     assert!(granted.is_some(), "no permit was granted late; {}", server.log());
-    assert_eq!(server.metric("thousandx_kafka_produced_total"), 0.0, "tasks sent");
+    let sent = server.metric("thousandx_kafka_produced_total");
+    assert!(sent < 1.0, "{sent} tasks were sent");
 }
