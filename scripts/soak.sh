@@ -60,7 +60,9 @@ parse() {
 }
 
 soak() {
-  local silent server code=0
+  local silent server facts code=0
+  # Before the load, so that they are of what was built.
+  facts=$(export "${SETTINGS[@]}" && bench_facts "scripts/soak.sh --minutes $MINUTES" kafka)
   start silent env TASKS_TOPIC=$SILENT_TOPIC
   silent="${BENCH_URL%/queue}=$BENCH_PID"
   start server env
@@ -69,7 +71,7 @@ soak() {
   python3 "$REPO/scripts/lib/soak.py" --seconds $((MINUTES * 60)) --load "$EXE_LOAD" --server "$server" \
     --silent "$silent" --worker "${BENCH_BACKEND[0]##*=}" --redis "$REDIS_URL" --key $SET --out "$OUT" || code=$?
   if [[ -s $OUT/verdict.json ]]; then
-    bench_facts "scripts/soak.sh --minutes $MINUTES" kafka | jq -s '.[1] + .[0]' "$OUT/verdict.json" - >"$OUT/verdict.part"
+    jq --argjson facts "$facts" '$facts + .' "$OUT/verdict.json" >"$OUT/verdict.part"
     mv "$OUT/verdict.part" "$OUT/verdict.json"
   fi
   warnings silent server worker
