@@ -2,7 +2,7 @@
 # A soak: mixed load for a long time, and a verdict by slope whether anything grows.
 #
 #   scripts/soak.sh                      half an hour, on a real Kafka and Redis
-#   scripts/soak.sh --minutes N          so many; 3 is a quick look
+#   scripts/soak.sh --minutes N          so many, 3 at least, which is a quick look
 #   scripts/soak.sh … --out DIR          where samples.jsonl and verdict.json go (default: a temporary directory)
 #
 # Two servers share one limiter of 64 permits: one with the sample worker, one whose tasks nobody takes. The whole time
@@ -19,7 +19,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib/bench.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/bench.sh"
 
-readonly MINUTES_MAX=1440
+# In less there are too few samples for a line.
+readonly MINUTES_MIN=3 MINUTES_MAX=1440
 readonly SET=soak
 # Permits of both servers together; the deadline is short, so that a soak meets it all the
 # time. Others are as long as a busy machine needs, on which a client is late with its request.
@@ -54,8 +55,8 @@ parse() {
     esac
     shift
   done
-  if ! [[ $MINUTES =~ ^[1-9][0-9]*$ ]] || ((MINUTES > MINUTES_MAX)); then
-    die "--minutes takes a number from 1 to $MINUTES_MAX"
+  if ! [[ $MINUTES =~ ^[1-9][0-9]*$ ]] || ((MINUTES < MINUTES_MIN || MINUTES > MINUTES_MAX)); then
+    die "--minutes takes a number from $MINUTES_MIN to $MINUTES_MAX"
   fi
 }
 
