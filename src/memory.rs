@@ -9,7 +9,7 @@
 
 use std::ffi::{c_int, c_long};
 
-use libmimalloc_sys::mi_option_set;
+use libmimalloc_sys::mi_option_set_default;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,19 +19,15 @@ const ALLOW_THP: c_int = 43;
 /// Its value for: there may be huge pages, and what is given back is looked for in their size. A huge page whose parts were
 /// all freed once, but not all at the same time, may be split all the same.
 const WHOLE_HUGE_PAGES: c_long = 2;
-/// What overrides all this.
-const OVERRIDE: &str = "MIMALLOC_ALLOW_THP";
 
 // Another number of options is another list: look the place up again, and see to the test below.
 const _: () = assert!(libmimalloc_sys::_mi_option_last == 47, "the options of mimalloc have changed");
 
-/// Gives back whole huge pages where it can, unless the environment has `MIMALLOC_ALLOW_THP`. To be called before any other thread
-/// is started.
+/// Gives back whole huge pages where it can, unless the environment has `MIMALLOC_ALLOW_THP`, which the allocator has read
+/// for itself. To be called before any other thread is started.
 pub fn give_back_whole_huge_pages() {
-    if std::env::var_os(OVERRIDE).is_none() {
-        // SAFETY: only the calling thread runs, which is all that it asks for; the place is checked to be in the list.
-        unsafe { mi_option_set(ALLOW_THP, WHOLE_HUGE_PAGES) }
-    }
+    // SAFETY: only the calling thread runs, which is all that it asks for; the place is checked to be in the list.
+    unsafe { mi_option_set_default(ALLOW_THP, WHOLE_HUGE_PAGES) }
 }
 
 #[cfg(test)]
@@ -46,5 +42,8 @@ mod tests {
         let around = [-1, 0, 1].map(|step| unsafe { mi_option_get(ALLOW_THP + step) });
         // page_cross_thread_max_reclaim, allow_thp, minimal_purge_size: the defaults of mimalloc's src/options.c.
         assert_eq!(around, [32, 1, 0]);
+        give_back_whole_huge_pages();
+        // SAFETY: as above.
+        assert_eq!(unsafe { mi_option_get(ALLOW_THP) }, WHOLE_HUGE_PAGES);
     }
 }
